@@ -1,0 +1,51 @@
+# Everything below makes its own environment first; every target is safe to run twice.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.DEFAULT_GOAL := help
+.PHONY: help install quickstart test test-fast test-slow check format smoke benchmark clean
+
+help:  ## Show this help
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
+
+$(READY): requirements.lock
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	@touch $(READY)
+
+install: $(READY)  ## Make .venv with the locked dependencies
+
+quickstart: $(READY)  ## Train SimCLR on handwritten digits, minutes on two CPU cores, nothing to download
+	$(BIN)/python cli.py fit --config configs/quickstart.yaml
+
+test: $(READY)  ## All tests but the slow ones, under 10 minutes on two cores
+	$(BIN)/python -m pytest -m "not slow"
+
+test-fast: $(READY)  ## Neither slow tests nor several processes, under 2 minutes
+	$(BIN)/python -m pytest -m "not slow and not ddp and not process"
+
+test-slow: $(READY)  ## The slow tests alone
+	$(BIN)/python -m pytest -m slow
+
+check: $(READY)  ## Lint, formatting, types, spelling
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+	$(BIN)/codespell
+
+format: $(READY)  ## Format the code and mend what the linter can
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+CONFIG ?= configs/quickstart.yaml
+smoke: $(READY)  ## One batch through CONFIG=configs/...yaml
+	$(BIN)/python cli.py fit --config $(CONFIG) --trainer.fast_dev_run true
+
+benchmark: $(READY)  ## Measure the views against lightly's, side by side
+	$(BIN)/python scripts/benchmark/views.py
+
+clean:  ## Remove the environment and caches, not your runs
+	rm -rf $(VENV) .pytest_cache .ruff_cache
+	find . -name __pycache__ -type d -not -path './runs/*' -exec rm -rf {} +

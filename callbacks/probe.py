@@ -1,0 +1,150 @@
+"""A linear classifier that learns beside the method, on its detached features."""
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.utilities import rank_zero_info
+from torch import Tensor, nn
+from torchmetrics.classification import MulticlassAccuracy
+
+from datamodules.errors import UserError
+
+
+class _Standardise(nn.Module):
+    """Features with zero mean and unit variance over the global batch; running statistics in evaluation.
+
+    Makes one learning rate fit features of any scale. Differs from BatchNorm in that it is global on any device and takes no
+    gradient.
+    """
+
+    mean: Tensor
+    var: Tensor
+
+    def __init__(self, dim: int, momentum: float = 0.1) -> None:
+        super().__init__()
+        self.momentum = momentum
+        self.register_buffer("mean", torch.zeros(dim))
+        self.register_buffer("var", torch.ones(dim))
+
+    def forward(self, h: Tensor) -> Tensor:
+        return (h - self.mean) / (self.var + 1e-5).sqrt()
+
+    def observe(self, mean: Tensor, square: Tensor) -> tuple[Tensor, Tensor]:
+        """Takes in the global batch's first two moments, returns its mean and variance."""
+        var = (square - mean**2).clamp_min(0)
+        self.mean.lerp_(mean, self.momentum)
+        self.var.lerp_(var, self.momentum)
+        return mean, var
+
+
+class OnlineLinearProbe(Callback):
+    """Linear top-1 of the features while they are learned; costs no forward pass and leaves the method's gradient alone.
+
+    Own layer, own optimiser (Adam), fp32, gradients averaged over ranks, all of it in the checkpoint. The layer starts at zero: the
+    problem is convex, and all ranks agree. Trained on the features of augmented views, validated on clean images. Logs
+    `probe/train_top1` (mean over the epoch) and `probe/val_top1`. Off, with a word, where the data has no labels.
+    """
+
+    def __init__(self, lr: float = 1e-3, weight_decay: float = 0.0, name: str = "probe") -> None:
+        """
+        Args:
+            lr: Adam's learning rate, for features of unit variance.
+            weight_decay: decoupled weight decay.
+            name: prefix of the logged values; two probes need two names.
+        """
+        self.lr, self.weight_decay, self.name = lr, weight_decay, name
+        self.layer: nn.Linear | None = None
+        self._restored: dict[str, Any] | None = None
+
+    @property
+    def state_key(self) -> str:
+        """Two probes may live beside each other."""
+        return f"OnlineLinearProbe:{self.name}"
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Builds the layer for the module's features and the data's classes, and takes up a restored state."""
+        num_classes = getattr(getattr(trainer, "datamodule", None), "num_classes", None)
+        if num_classes is None:
+            rank_zero_info("The data has no labels: the online probe is off. Collapse metrics are shown all the same.")
+            return
+        dim, device = pl_module.feature_dim, pl_module.device
+        self.scale = _Standardise(dim).to(device)  # pyright: ignore[reportArgumentType]
+        self.layer = nn.Linear(dim, num_classes, device=device)  # pyright: ignore[reportArgumentType]
+        nn.init.zeros_(self.layer.weight)
+        nn.init.zeros_(self.layer.bias)
+        self.optimizer = torch.optim.AdamW(self.layer.parameters(), lr=self.lr, weight_decay=self.weight_decay)
+        metric = {"num_classes": num_classes, "average": "micro", "ignore_index": -1, "validate_args": False}
+        self.train_top1 = MulticlassAccuracy(**metric).to(device)  # pyright: ignore[reportArgumentType]
+        self.val_top1 = MulticlassAccuracy(**metric).to(device)  # pyright: ignore[reportArgumentType]
+        self.train_top1.persistent(True)  # an epoch that is resumed in its middle reports the accuracy of all of it
+        if self._restored is not None:
+            self._load(self._restored)
+            self._restored = None
+
+    @torch.no_grad()
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs, *_) -> None:
+        """One step on this batch's features."""
+        if self.layer is None:
+            return
+        h, label = outputs["features"].float(), outputs["label"]
+        if label.ndim != 1:
+            raise UserError(
+                f"The online probe takes one class an image, the labels are of shape {tuple(label.shape)}: remove OnlineLinearProbe "
+                "from trainer.callbacks, or give the data single labels."
+            )
+        reduce = trainer.strategy.reduce
+        moments = reduce(torch.stack([h.mean(0), (h**2).mean(0)]), reduce_op="mean")
+        mean, var = self.scale.observe(*moments)  # pyright: ignore[reportArgumentType]
+        x = (h - mean) / (var + 1e-5).sqrt()
+        with torch.enable_grad():
+            logits = self.layer(x)
+            # Sum over the labelled images, divided by their mean number per rank: the mean over ranks of the gradients is then that
+            # of the global mean, wherever the unlabelled images lie.
+            labelled = reduce((label >= 0).sum().float(), reduce_op="mean")
+            loss = F.cross_entropy(logits, label, ignore_index=-1, reduction="sum") / labelled.clamp_min(1e-9)  # pyright: ignore[reportAttributeAccessIssue]
+            grads = torch.autograd.grad(loss, list(self.layer.parameters()))
+        for parameter, grad in zip(self.layer.parameters(), grads, strict=True):
+            parameter.grad = reduce(grad, reduce_op="mean")  # pyright: ignore[reportAttributeAccessIssue]
+        self.optimizer.step()
+        self.train_top1.update(logits, label)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Logs the mean training accuracy of the epoch."""
+        if self.layer is not None:
+            pl_module.log(f"{self.name}/train_top1", self.train_top1.compute())
+            self.train_top1.reset()
+
+    @torch.no_grad()
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs, *_) -> None:
+        """Counts what the layer gets right on clean images."""
+        if self.layer is not None and not trainer.sanity_checking:
+            self.val_top1.update(self.layer(self.scale(outputs["features"].float())), outputs["label"])
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Logs the validation accuracy over all ranks."""
+        if self.layer is not None and not trainer.sanity_checking:
+            pl_module.log(f"{self.name}/val_top1", self.val_top1.compute())
+            self.val_top1.reset()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Layer, optimiser, statistics and the accuracy of the running epoch."""
+        if self.layer is None:
+            return self._restored or {}
+        parts = ("layer", "optimizer", "scale", "train_top1")
+        return {part: getattr(self, part).state_dict() for part in parts}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Keeps the state until the layer exists: Lightning restores callbacks before `on_fit_start`."""
+        self._restored = state_dict
+
+    def _load(self, state: dict[str, Any]) -> None:
+        assert self.layer is not None
+        if state and (there := tuple(state["layer"]["weight"].shape)) != (here := tuple(self.layer.weight.shape)):
+            raise UserError(
+                f"The checkpoint's probe has {there[0]} classes of {there[1]} features, this run {here[0]} of {here[1]}: resume with the "
+                "data and backbone of the original run."
+            )
+        for part, value in state.items():
+            getattr(self, part).load_state_dict(value)

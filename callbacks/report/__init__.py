@@ -1,0 +1,1 @@
+from callbacks.report.callback import RunReport

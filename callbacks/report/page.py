@@ -1,0 +1,62 @@
+"""Puts the report together: one HTML file that needs nothing else, neither network nor server."""
+
+import logging
+import os
+from collections.abc import Callable
+from html import escape
+from pathlib import Path
+
+from callbacks.report.curves import curves, tiles
+from callbacks.report.facts import configuration, surroundings, time_spent
+from callbacks.report.images import feature_map, nearest, views
+from callbacks.report.record import Record, UnavailableError
+
+_HERE = Path(__file__).parent
+_log = logging.getLogger(__name__)
+
+_SECTIONS: dict[str, Callable[[Record], str]] = {
+    "Curves": curves,
+    "Views": views,
+    "Map of the features": feature_map,
+    "Nearest neighbours": nearest,
+    "Where the time went": time_spent,
+    "Hardware and versions": surroundings,
+    "Configuration": configuration,
+}
+
+
+def write_page(record: Record, path: Path) -> None:
+    """Writes the report, whole or not at all: a reader never meets half a file."""
+    part = path.with_name(f".{path.name}.part")
+    part.write_text(build_page(record), encoding="utf-8")
+    os.replace(part, path)
+
+
+def build_page(record: Record) -> str:
+    """The report as HTML."""
+    names = {name: name.lower().replace(" ", "-") for name in _SECTIONS}
+    links = "".join(f'<a href="#{anchor}">{name}</a>' for name, anchor in names.items())
+    sections = "".join(
+        f'<section id="{names[name]}"><h2>{name}</h2>{_content(section, record)}</section>'
+        for name, section in _SECTIONS.items()
+    )
+    style, script = (_HERE / "page.css").read_text(), (_HERE / "page.js").read_text()
+    return (
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        f"<title>{escape(record.title)}</title><style>{style}</style></head><body>"
+        f"<header><h1>{escape(record.title)}</h1><p>{escape(record.summary.outcome())}</p></header>"
+        f"{_content(tiles, record)}<nav>{links}</nav><main>{sections}</main>"
+        f'<div id="tip" hidden></div><script>{script}</script></body></html>'
+    )
+
+
+def _content(section: Callable[[Record], str], record: Record) -> str:
+    """A section's HTML, or a sentence in its place."""
+    try:
+        return section(record)
+    except UnavailableError as reason:
+        return f'<p class="missing">{escape(str(reason))}</p>'
+    except Exception:  # the run is over and its results stand: nothing here is worth losing the rest of the report for
+        _log.exception("A section of the report failed: %s", section.__name__)
+        return '<p class="missing">This section could not be made; the console shows why.</p>'

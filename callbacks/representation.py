@@ -1,0 +1,162 @@
+"""Is the representation alive? Spread, rank, alignment and uniformity of the features, in numbers and in words."""
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
+
+COLLAPSED_STD = 0.05
+COLLAPSED_RANK = 2.0
+
+
+def feature_std(features: Tensor) -> Tensor:
+    """Standard deviation of unit-norm features, times sqrt(D): 0 when all are alike, 1 when they fill the sphere evenly.
+
+    Chen, He, "Exploring Simple Siamese Representation Learning", CVPR 2021, arXiv:2011.10566, section 4.1.
+
+    Args:
+        features: [N, D], of any norm.
+
+    Returns:
+        Scalar, mean over the D coordinates.
+    """
+    unit = F.normalize(features.float(), dim=1)
+    return unit.std(0).mean() * math.sqrt(features.shape[1])
+
+
+def effective_rank(features: Tensor) -> Tensor:
+    """RankMe: how many directions the features use.
+
+    Garrido et al., "RankMe: Assessing the Downstream Performance of Pretrained Self-Supervised Representations by Their Rank", ICML
+    2023, arXiv:2210.02885, eq. (1): exp of the entropy of the normalised singular values of the uncentred features.
+
+    Args:
+        features: [N, D]; N well above D, or the value is bounded by N.
+
+    Returns:
+        Scalar in [1, min(N, D)].
+    """
+    singular = torch.linalg.svdvals(features.float())
+    p = singular / singular.sum().clamp_min(1e-12) + 1e-7
+    return (-(p * p.log()).sum()).exp()
+
+
+def alignment(features: Tensor, positives: Tensor) -> Tensor:
+    """Mean squared distance of positive pairs on the unit sphere, in [0, 4].
+
+    Wang, Isola, "Understanding Contrastive Representation Learning through Alignment and Uniformity on the Hypersphere", ICML 2020,
+    arXiv:2005.10242, eq. (1) with alpha = 2.
+
+    Args:
+        features: [B, D], of any norm.
+        positives: [B, D], row i another view of the image of row i.
+    """
+    return (F.normalize(features.float(), dim=1) - F.normalize(positives.float(), dim=1)).square().sum(1).mean()
+
+
+def uniformity(features: Tensor) -> Tensor:
+    """Log of the mean Gaussian potential of all pairs on the unit sphere: 0 when all are alike, towards -4 when spread evenly.
+
+    Wang, Isola, arXiv:2005.10242, eq. (2) with t = 2.
+
+    Args:
+        features: [N, D] with N >= 2, of any norm.
+    """
+    return torch.pdist(F.normalize(features.float(), dim=1)).square().mul(-2).exp().mean().log()
+
+
+class RepresentationMonitor(Callback):
+    """Collapse metrics of the validation features at every validation, with a verdict in words and, if wanted, a stop.
+
+    Logs `representation/feature_std`, `representation/effective_rank`, `representation/uniformity` (clean validation images) and
+    `representation/alignment` (training views of the epoch, where the method gives two). Needs no labels. A representation counts as
+    collapsed when its std is below 0.05 or it uses fewer than 2 directions.
+    """
+
+    def __init__(self, max_images: int = 2048, stop_on_collapse: bool = False, patience: int = 2) -> None:
+        """
+        Args:
+            max_images: validation images that enter the metrics, over all ranks; the cost grows with the square.
+            stop_on_collapse: end the run once the features have been collapsed for `patience` validations in a row.
+            patience: see `stop_on_collapse`.
+        """
+        self.max_images, self.stop_on_collapse, self.patience = max_images, stop_on_collapse, patience
+        self.verdict = "not measured yet"
+        self.collapsed_for = 0
+        self._features: list[Tensor] = []
+        self._alignment_sum: Tensor | None = None
+        self._alignment_count = 0
+
+    @torch.no_grad()
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs, *_) -> None:
+        """Adds this batch's alignment to the epoch's mean, without waiting for the device."""
+        if outputs.get("positives") is not None:
+            value = alignment(outputs["features"], outputs["positives"])
+            self._alignment_sum = value if self._alignment_sum is None else self._alignment_sum.to(value.device) + value
+            self._alignment_count += 1
+
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs, *_) -> None:
+        """Keeps the first features of this rank, padding left out."""
+        if not trainer.sanity_checking:
+            missing = self.max_images // trainer.world_size - sum(map(len, self._features))
+            if missing > 0:
+                features = outputs["features"]
+                index = outputs.get("index")
+                self._features.append((features if index is None else features[index >= 0])[:missing].float())
+
+    @torch.no_grad()
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Computes, logs, judges."""
+        if not self._features:
+            return
+        features = self._gather(torch.cat(self._features), trainer, pl_module)
+        self._features = []
+        std, rank = feature_std(features), effective_rank(features)
+        pl_module.log("representation/feature_std", std)
+        pl_module.log("representation/effective_rank", rank)
+        pl_module.log("representation/uniformity", uniformity(features))
+        if self._alignment_sum is not None:
+            mean = trainer.strategy.reduce(self._alignment_sum / self._alignment_count, reduce_op="mean")
+            pl_module.log("representation/alignment", mean)  # pyright: ignore[reportArgumentType]
+            self._alignment_sum, self._alignment_count = None, 0
+        self._judge(float(std), float(rank), features.shape[1], trainer)
+
+    @staticmethod
+    def _gather(features: Tensor, trainer: Trainer, pl_module: LightningModule) -> Tensor:
+        """Features of all ranks, as many of each as the rank with the fewest has."""
+        if trainer.world_size == 1:
+            return features
+        fewest = int(pl_module.all_gather(torch.tensor(len(features), device=features.device)).min())  # pyright: ignore[reportAttributeAccessIssue]
+        return pl_module.all_gather(features[:fewest]).flatten(0, 1)  # pyright: ignore[reportAttributeAccessIssue]
+
+    def _judge(self, std: float, rank: float, dim: int, trainer: Trainer) -> None:
+        """Puts the numbers into words, warns at the first sign of collapse, stops if asked to."""
+        if not math.isfinite(std):
+            self.verdict = "broken: the features are not finite"
+        elif std < COLLAPSED_STD:
+            self.verdict = f"collapsed: all images map to nearly the same point (std {std:.3f}, healthy is above 0.3)"
+        elif rank < COLLAPSED_RANK:
+            self.verdict = f"collapsed: the features use {rank:.1f} of {dim} directions"
+        else:
+            self.verdict = f"alive: std {std:.2f}, {rank:.0f} of {dim} directions in use"
+        if self.verdict.startswith("alive"):
+            self.collapsed_for = 0
+            return
+        self.collapsed_for += 1
+        rank_zero_warn(f"The representation has {self.verdict} at step {trainer.global_step}.")
+        if self.stop_on_collapse and self.collapsed_for >= self.patience:
+            rank_zero_info(f"Stopping: {self.verdict}, for {self.collapsed_for} validations in a row.")
+            trainer.should_stop = True
+
+    def state_dict(self) -> dict[str, Any]:
+        """The verdict's memory and the running mean of the epoch."""
+        return {"collapsed_for": self.collapsed_for, "sum": self._alignment_sum, "count": self._alignment_count}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Goes on where the original run stood."""
+        self.collapsed_for = state_dict["collapsed_for"]
+        self._alignment_sum, self._alignment_count = state_dict["sum"], state_dict["count"]

@@ -1,0 +1,129 @@
+"""Which images make up which batch, on which rank: pure functions of the position in the run.
+
+Both samplers yield whole batches, for a `DataLoader` with `batch_size=None`. They are `DistributedSampler`s, which
+Lightning leaves in place under DDP and tells the epoch, and `SequentialSampler`s, which it leaves in place under
+`overfit_batches`; of both classes they use nothing but the name.
+"""
+
+from collections.abc import Callable, Iterator
+from typing import Any, cast
+
+import numpy as np
+from pytorch_lightning import Trainer
+from torch.utils.data import DistributedSampler, SequentialSampler
+
+from datamodules.errors import UserError
+from datamodules.randomness import permutation
+
+
+class TrainSampler(DistributedSampler, SequentialSampler):
+    """Batches in a new order each epoch; the last, incomplete one is left out.
+
+    The global batch is a run of the epoch's order, and each rank takes its block of it: all ranks together see the
+    batch that one process with the global batch size would see.
+    """
+
+    def __init__(
+        self,
+        num_images: int,
+        batch_size: int,
+        rank: int,
+        world_size: int,
+        seed: int,
+        position: Callable[[], tuple[int, int]] | None = None,
+        reshuffle: bool = True,
+    ) -> None:
+        """Computes nothing yet.
+
+        Args:
+            num_images: images in the data set.
+            batch_size: images per rank.
+            rank: this process.
+            world_size: number of processes.
+            seed: seed of the run.
+            position: tells epoch and batch to begin at, each time an iterator is made; None for the beginning of the
+                epoch that `set_epoch` names.
+            reshuffle: a new order in each epoch; otherwise that of epoch 0.
+        """
+        global_batch_size = batch_size * world_size
+        if num_images < global_batch_size:
+            per_rank = f" ({batch_size} on each of {world_size} ranks)" if world_size > 1 else ""
+            raise UserError(
+                f"There are {num_images} training images, fewer than one batch of {global_batch_size}{per_rank}: "
+                f"set data.batch_size to at most {num_images // world_size}, or add images."
+            )
+        self.num_images = num_images
+        self.batch_size = batch_size
+        self.rank = rank
+        self.num_replicas = world_size
+        self.seed = seed
+        self.position = position
+        self.epoch = 0
+        self.reshuffle = reshuffle
+
+    def __len__(self) -> int:
+        """Batches in a whole epoch, also in one that is entered midway: Lightning counts from its beginning."""
+        return self.num_images // (self.batch_size * self.num_replicas)
+
+    def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
+        """The epoch, for the draws of the views, and [B] int64 positions of the images."""
+        epoch, first = self.position() if self.position else (self.epoch, 0)  # now, not at the first `next`
+        return self._batches(epoch, first)
+
+    def _batches(self, epoch: int, first: int) -> Iterator[tuple[int, np.ndarray]]:
+        order = permutation(self.seed, epoch if self.reshuffle else 0, self.num_images)
+        for batch in range(first, len(self)):
+            begin = (batch * self.num_replicas + self.rank) * self.batch_size
+            yield epoch, order[begin : begin + self.batch_size]
+
+
+class EvalSampler(DistributedSampler, SequentialSampler):
+    """Each image exactly once over all ranks, and on all ranks batches of the same number and sizes.
+
+    Where the images do not divide, rows of -1 pad the last batch: collective operations on features then need no
+    thought.
+    """
+
+    def __init__(self, rows: np.ndarray, batch_size: int, rank: int, world_size: int) -> None:
+        """Takes this rank's share.
+
+        Args:
+            rows: [N] int64, positions of the images to see.
+            batch_size: images per rank.
+            rank: this process.
+            world_size: number of processes.
+        """
+        share = -(-len(rows) // world_size)
+        padded = np.full(share * world_size, -1, dtype=np.int64)
+        padded[: len(rows)] = rows
+        self.rows = padded[rank::world_size]
+        self.batch_size = batch_size
+        self.rank = rank
+        self.num_replicas = world_size
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return -(-len(self.rows) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Any]:
+        """[B] int64 positions of the images; -1 marks padding."""
+        for begin in range(0, len(self.rows), self.batch_size):
+            yield self.rows[begin : begin + self.batch_size]
+
+
+def next_position(trainer: Trainer) -> tuple[int, int]:
+    """Epoch and batch of it that the trainer will ask a new iterator for, also right after it restored a checkpoint.
+
+    A restored trainer makes the iterator before it sets the sampler's epoch, hence `TrainSampler.position`. Of its
+    counters, these are right wherever the checkpoint was written (in `on_train_batch_end`, after a validation, at the
+    end of an epoch, on an exception amid a step): the epochs `started` and the batches `processed`.
+    """
+    loop = trainer.fit_loop
+    if not loop.is_resuming:
+        return trainer.current_epoch, 0
+    started: int = cast(Any, loop.epoch_progress.current).started
+    batch: Any = loop.epoch_loop.batch_progress
+    epoch_is_over = batch.is_last_batch and batch.current.processed == batch.current.ready
+    if started == 0 or epoch_is_over or not loop.restarting:
+        return started, 0
+    return started - 1, batch.current.processed

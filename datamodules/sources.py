@@ -1,0 +1,167 @@
+"""What a data set is to the loader: numbered images with labels and names."""
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from datamodules.errors import UserError
+from datamodules.randomness import permutation
+
+
+class Source(ABC):
+    """Numbered images. Nothing is decoded before it is asked for.
+
+    Attributes:
+        labels: [N] int64, -1 where unknown.
+        class_names: name of each class, None where there are no labels or no names.
+    """
+
+    labels: Tensor
+    class_names: list[str] | None = None
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    @abstractmethod
+    def image(self, i: int) -> Tensor:
+        """Image `i`: [C, H, W] uint8. Raises `decode.UnreadableError` if it cannot be decoded."""
+
+    @abstractmethod
+    def name(self, i: int) -> str:
+        """What a person would look for to find image `i`: a path, a row of a table."""
+
+    @property
+    def num_classes(self) -> int | None:
+        """Number of classes, None without labels."""
+        if self.class_names is not None:
+            return len(self.class_names)
+        highest = int(self.labels.max()) if len(self) else -1
+        return highest + 1 if highest >= 0 else None
+
+
+class ArraySource(Source):
+    """Images that are already pixels, in memory."""
+
+    def __init__(self, images: Tensor, labels: Tensor, class_names: list[str] | None, name: str) -> None:
+        """Holds on to the tensors, without a copy.
+
+        Args:
+            images: [N, C, H, W] uint8.
+            labels: [N] int64, -1 where unknown.
+            class_names: name of each class, None if there are none.
+            name: what the whole set is called.
+        """
+        self.images = images
+        self.labels = labels
+        self.class_names = class_names
+        self._name = name
+
+    def image(self, i: int) -> Tensor:
+        """Image `i`: [C, H, W] uint8."""
+        return self.images[i]
+
+    def name(self, i: int) -> str:
+        """The set's name and the row."""
+        return f"{self._name}[{i}]"
+
+
+class Subset(Source):
+    """Some images of a source, renumbered from 0."""
+
+    def __init__(self, source: Source, rows: np.ndarray) -> None:
+        """Refers to the source; nothing is copied.
+
+        Args:
+            source: the whole.
+            rows: [n] int64, the images to keep, in the order of their new numbers.
+        """
+        self.source = source
+        self.rows = rows
+        self.labels = source.labels[torch.from_numpy(rows)]
+        self.class_names = source.class_names
+
+    def image(self, i: int) -> Tensor:
+        """Image `i` of the subset."""
+        return self.source.image(int(self.rows[i]))
+
+    def name(self, i: int) -> str:
+        """The image's name in the whole."""
+        return self.source.name(int(self.rows[i]))
+
+    @property
+    def num_classes(self) -> int | None:
+        """Number of classes of the whole: a subset may lack images of some."""
+        return self.source.num_classes
+
+
+def subset_rows(size: int, max_images: int | None) -> np.ndarray:
+    """The fixed subset of at most `max_images` of `size` images: the same in every run, whatever its seed.
+
+    Returns:
+        [n] int64, ascending.
+    """
+    if max_images is None or max_images >= size:
+        return np.arange(size)
+    if max_images < 1:
+        raise UserError(f"{max_images} images were asked for; at least 1 is needed, or null for all.")
+    return np.sort(permutation(0, 0, size)[:max_images])
+
+
+def hold_out(labels: Tensor, fraction: float) -> tuple[np.ndarray, np.ndarray]:
+    """A fixed split into training and validation images, class by class where there are labels.
+
+    Args:
+        labels: [N] int64, -1 where unknown (all unknown: one class).
+        fraction: share of each class to hold out, in (0, 1); at least one image of a class stays in training.
+
+    Returns:
+        Rows for training and rows for validation, [n] int64 each, ascending.
+    """
+    if not 0 < fraction < 1:
+        raise UserError(f"val_fraction is {fraction}; it must lie between 0 and 1, for example 0.1.")
+    order = permutation(0, 0, len(labels))
+    of_row = labels.numpy()[order]
+    held = [rows[: min(round(len(rows) * fraction), len(rows) - 1)] for rows in _grouped(order, of_row)]
+    val = np.sort(np.concatenate(held)) if held else np.empty(0, dtype=np.int64)
+    return np.setdiff1d(np.arange(len(labels)), val), val
+
+
+def _grouped(rows: np.ndarray, keys: np.ndarray) -> list[np.ndarray]:
+    """`rows` split by their `keys`, each group in its given order."""
+    by_key = np.argsort(keys, kind="stable")
+    starts = np.flatnonzero(np.diff(keys[by_key])) + 1
+    return np.split(rows[by_key], starts)
+
+
+def encode_labels(values: Sequence[str | int | None]) -> tuple[Tensor, list[str] | None]:
+    """Labels of any kind as class numbers.
+
+    Args:
+        values: one an image: whole numbers, or names (numbered in alphabetical order), None where unknown.
+
+    Returns:
+        [N] int64 with -1 for None, and the class names if the values were names.
+    """
+    if all(value is None or isinstance(value, int) for value in values):
+        return torch.tensor([-1 if value is None else int(value) for value in values], dtype=torch.int64), None
+    names = sorted({str(value) for value in values if value is not None})
+    number = {name: i for i, name in enumerate(names)}
+    return torch.tensor([-1 if value is None else number[str(value)] for value in values], dtype=torch.int64), names
+
+
+def data_root() -> Path | None:
+    """The folder of data sets that the environment variable PARALLAX_DATA names, None if unset."""
+    root = os.environ.get("PARALLAX_DATA")
+    return Path(root) if root else None
+
+
+def find(path: str) -> Path | None:
+    """The file or folder `path`: as given or, if there is none, below PARALLAX_DATA."""
+    root = data_root()
+    candidates = [Path(path).expanduser()] + ([root / path] if root else [])
+    return next((candidate for candidate in candidates if candidate.exists()), None)

@@ -1,0 +1,3 @@
+"""Methods of self-supervised learning; importing them here is what makes `--model SimCLR` resolve."""
+
+from methods.simclr import SimCLR

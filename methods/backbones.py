@@ -1,0 +1,159 @@
+"""Feature extractors: any torchvision or timm model by name, a small convolutional net, or a class of your own.
+
+Parameters keep the names that torchvision and timm give them, so what was trained here loads there, and the other way round.
+"""
+
+import difflib
+import importlib
+from dataclasses import dataclass, field
+from typing import Any
+
+import torchvision
+from torch import Tensor, nn
+
+from datamodules.errors import UserError
+
+
+@dataclass(frozen=True)
+class BackboneConfig:
+    """Which network maps images [B, C, H, W] to features [B, D]."""
+
+    name: str = "resnet18"
+    """`convnet`, a torchvision name (`resnet50`), a timm name (`timm/vit_small_patch16_224`; the prefix is needed only where
+    torchvision has the name too), or the class path of a module with an attribute `feature_dim`."""
+    in_channels: int = 3
+    """Channels of the images."""
+    small_images: bool = False
+    """For pictures of about 32 px: ResNets get a 3x3 stem of stride 1 without max-pooling (SimCLR, appendix B.9)."""
+    pretrained: bool = False
+    """Start from the library's weights (downloaded by torchvision or timm)."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Further arguments of the constructor, as {zero_init_residual: true} or {img_size: 32, patch_size: 4}."""
+
+
+class ConvNet(nn.Module):
+    """Four 3x3 convolutions with BatchNorm and ReLU, 2x2 max-pooling between them, then the mean over positions.
+
+    For images of 16 to 64 px and machines without an accelerator.
+
+    Args:
+        in_channels: channels of the images.
+        width: channels of the first layer; they double at every pooling.
+    """
+
+    def __init__(self, in_channels: int = 3, width: int = 32) -> None:
+        super().__init__()
+        widths = [in_channels, width, 2 * width, 4 * width, 8 * width]
+        layers: list[nn.Module] = []
+        for before, after in zip(widths[:-1], widths[1:], strict=True):
+            layers += [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU(inplace=True)]
+            layers.append(nn.MaxPool2d(2))
+        self.layers = nn.Sequential(*layers[:-1])
+        self.feature_dim = widths[-1]
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[B, C, H, W] to [B, 8 * width]."""
+        return self.layers(images).mean((2, 3))
+
+
+def build_backbone(config: BackboneConfig) -> nn.Module:
+    """Makes the network without its classifier.
+
+    Returns:
+        A module that maps [B, C, H, W] to [B, D], with attribute `feature_dim` = D.
+
+    Raises:
+        UserError: unknown name (with the nearest known one), or options that the network does not take.
+    """
+    try:
+        if config.name == "convnet":
+            return ConvNet(config.in_channels, **config.options)
+        if "." in config.name and not config.name.startswith("timm/"):
+            return _own(config)
+        if config.name in torchvision.models.list_models(module=torchvision.models):
+            return _from_torchvision(config)
+        return _from_timm(config)
+    except TypeError as error:  # an option that the constructor does not know
+        raise UserError(f"backbone {config.name!r} with options {config.options}: {error}.") from error
+
+
+def _from_torchvision(config: BackboneConfig) -> nn.Module:
+    weights = "DEFAULT" if config.pretrained else None
+    network = torchvision.models.get_model(config.name, weights=weights, **config.options)
+    classifier = next((name for name in ("fc", "classifier", "heads", "head") if hasattr(network, name)), None)
+    if classifier is None:
+        raise UserError(
+            f"backbone {config.name!r} has no classifier to remove; take the timm model of that name: timm/{config.name}."
+        )
+    dim = next(m.in_features for m in getattr(network, classifier).modules() if isinstance(m, nn.Linear))
+    setattr(network, classifier, nn.Identity())
+    if isinstance(network, torchvision.models.ResNet):
+        _fit_resnet_stem(network, config)
+    elif config.in_channels != 3 or config.small_images:
+        raise UserError(
+            f"backbone {config.name!r} from torchvision takes 3 channels and has no small-image stem: use a ResNet, or the timm "
+            f"model of that name (timm/{config.name})."
+        )
+    network.feature_dim = dim  # pyright: ignore[reportAttributeAccessIssue]
+    return network
+
+
+def _fit_resnet_stem(network: torchvision.models.ResNet, config: BackboneConfig) -> None:
+    """Replaces the first layers where the images ask for it; their parameters keep their names."""
+    width = network.conv1.out_channels
+    if config.small_images:
+        network.conv1 = nn.Conv2d(config.in_channels, width, kernel_size=3, stride=1, padding=1, bias=False)
+        network.maxpool = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
+    elif config.in_channels != 3:
+        network.conv1 = nn.Conv2d(config.in_channels, width, kernel_size=7, stride=2, padding=3, bias=False)
+    else:
+        return
+    nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")  # as torchvision does
+
+
+def _from_timm(config: BackboneConfig) -> nn.Module:
+    import timm  # a second of import time that ResNets need not pay
+
+    name = config.name.removeprefix("timm/")
+    if not timm.is_model(name):
+        known = ["convnet", *torchvision.models.list_models(module=torchvision.models), *timm.list_models()]
+        near = difflib.get_close_matches(name, known, n=3)
+        raise UserError(
+            f"backbone {config.name!r} is known neither to torchvision nor to timm{': did you mean ' + ', '.join(near) + '?' if near else '.'}"
+        )
+    network = timm.create_model(
+        name, pretrained=config.pretrained, num_classes=0, in_chans=config.in_channels, **config.options
+    )
+    if config.small_images:
+        if not (hasattr(network, "conv1") and hasattr(network, "maxpool")):
+            raise UserError(
+                f"backbone {config.name!r} has no small-image stem: set small_images to false, or take a ResNet."
+            )
+        first = network.conv1
+        network.conv1 = nn.Conv2d(config.in_channels, first.out_channels, 3, 1, padding=1, bias=False)
+        nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
+        network.maxpool = nn.Identity()
+    network.feature_dim = network.num_features
+    return network
+
+
+def _own(config: BackboneConfig) -> nn.Module:
+    module, _, name = config.name.rpartition(".")
+    try:
+        factory = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError) as error:
+        raise UserError(
+            f"backbone {config.name!r} cannot be imported ({error}): give a class path that is importable from this folder."
+        ) from error
+    network = factory(**config.options)
+    if not isinstance(getattr(network, "feature_dim", None), int):
+        raise UserError(
+            f"backbone {config.name!r} needs an attribute `feature_dim`, the number D of features it returns."
+        )
+    return network
+
+
+def channels_of(network: nn.Module) -> int | None:
+    """Channels of the images that a network takes, read off its first convolution; None where it has none."""
+    first = next((m for m in network.modules() if isinstance(m, nn.Conv2d)), None)
+    return None if first is None else first.in_channels

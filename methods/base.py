@@ -1,0 +1,225 @@
+"""What all methods share: the step's contract, the teacher and queue that go with it, and optimisation.
+
+A subclass writes what its paper says: `step` (or `embed` and `contrast`). It may declare `ema_pairs` and `param_groups`.
+"""
+
+import abc
+from dataclasses import asdict, dataclass, field, is_dataclass
+from typing import Any, ClassVar, final
+
+import torch
+from pytorch_lightning import Callback, LightningModule
+from pytorch_lightning.utilities import rank_zero_info
+from torch import Tensor
+
+from callbacks.momentum import MomentumUpdate
+from callbacks.queue import QueueUpdate
+from datamodules.errors import UserError
+from datamodules.randomness import fold, run_seed
+from datamodules.views import Views
+from methods.backbones import BackboneConfig, build_backbone, channels_of
+from methods.chunking import embed_in_chunks
+from methods.modules import EMAPair, FeatureQueue
+from methods.optim import OptimConfig, split_decay
+
+
+@dataclass
+class StepOutput:
+    """What one step of a method gives to the rest of the house.
+
+    Attributes:
+        loss: scalar, with gradient.
+        features: [B, D] backbone features of the first view, for the watchers.
+        positives: [B, D] backbone features of another view of the same images, where there is one (alignment needs it).
+        enqueue: name of a `FeatureQueue` of the method -> keys [B, d] to push into it after this step.
+        logs: further scalars, logged as train/<name>.
+    """
+
+    loss: Tensor
+    features: Tensor
+    positives: Tensor | None = None
+    enqueue: dict[str, Tensor] = field(default_factory=dict)
+    logs: dict[str, Tensor] = field(default_factory=dict)
+
+
+class SSLModule(LightningModule, abc.ABC):
+    """Base of every method: a backbone, one `step`, and the rest of the training step around it.
+
+    Attributes:
+        recipe: name of the paper's view recipe, which data modules take unless told otherwise.
+        feature_dim: D, the size of the backbone's features.
+    """
+
+    recipe: ClassVar[str] = "simclr"
+
+    def __init__(
+        self,
+        backbone: BackboneConfig = BackboneConfig(),
+        optim: OptimConfig = OptimConfig(),
+        compile: bool = False,
+        channels_last: bool = False,
+    ) -> None:
+        """
+        Args:
+            backbone: the network that is trained.
+            optim: optimiser and schedule.
+            compile: run the networks through torch.compile.
+            channels_last: keep convolutions in channels-last layout, faster on recent accelerators.
+        """
+        super().__init__()
+        self.save_hyperparameters()
+        # A second time as plain data, so that checkpoints load with weights_only=True; hence dictionaries come back from them.
+        plain = {name: asdict(value) if is_dataclass(value) else value for name, value in self.hparams.items()}  # pyright: ignore[reportArgumentType]
+        self.save_hyperparameters(plain)
+        self.optim = OptimConfig(**optim) if isinstance(optim, dict) else optim
+        self.backbone = build_backbone(BackboneConfig(**backbone) if isinstance(backbone, dict) else backbone)
+        self.feature_dim: int = self.backbone.feature_dim  # pyright: ignore[reportAttributeAccessIssue, reportAssignmentType]
+        self.compile_networks = compile
+        self.channels_last = channels_last
+
+    @abc.abstractmethod
+    def step(self, views: Views) -> StepOutput:
+        """The method: from a batch of views to a loss, as in the paper's pseudo-code."""
+
+    def ema_pairs(self) -> list[EMAPair]:
+        """Students and the teachers that follow them; `MomentumUpdate` moves these after each optimiser step."""
+        return []
+
+    def param_groups(self) -> list[dict[str, Any]]:
+        """Torch parameter groups. Two keys are ours: `lr_scale` multiplies the rate, `fixed_lr` exempts it from the schedule."""
+        return split_decay(self)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Features [B, D] of images [B, C, H, W], for evaluation."""
+        return self.backbone(images)
+
+    @property
+    def progress(self) -> float:
+        """How far training has come, from 0 to 1; stays 0 where training has no end."""
+        total = self.trainer.estimated_stepping_batches
+        return 0.0 if total == float("inf") else min(1.0, self.trainer.global_step / max(1, total))
+
+    @final
+    def training_step(self, batch: Views, batch_idx: int) -> dict[str, Any]:
+        """Runs `step`, logs its scalars, and hands the watchers what they need without its graph."""
+        output = self.step(batch)
+        self.log("train/loss", output.loss, batch_size=len(batch.label))
+        self.log_dict({f"train/{name}": value for name, value in output.logs.items()}, batch_size=len(batch.label))
+        return {
+            "loss": output.loss,
+            "features": output.features.detach(),
+            "positives": None if output.positives is None else output.positives.detach(),
+            "enqueue": {name: keys.detach() for name, keys in output.enqueue.items()},
+            "label": batch.label,
+            "index": batch.index,
+        }
+
+    @final
+    def validation_step(self, batch: Views, batch_idx: int) -> dict[str, Tensor]:
+        """One forward pass of clean images for all watchers."""
+        return {"features": self(batch.global_views[0]), "label": batch.label, "index": batch.index}
+
+    @final
+    def on_train_batch_start(self, batch: Views, batch_idx: int) -> None:
+        """Makes this step's draws (masks, dropout) a function of its position, so that it can be repeated after a resume."""
+        torch.manual_seed(fold(run_seed(), self.current_epoch, batch_idx, self.global_rank))
+
+    @final
+    def setup(self, stage: str) -> None:
+        """Checks that images fit the network, and applies the layout and compilation switches."""
+        channels = getattr(getattr(self.trainer, "datamodule", None), "num_channels", None)
+        wanted = channels_of(self.backbone)
+        if channels is not None and wanted is not None and channels != wanted:
+            raise UserError(
+                f"The images have {channels} channel(s), the backbone takes {wanted}: set --model.backbone.in_channels {channels}."
+            )
+        if self.channels_last:
+            self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
+        if self.compile_networks:
+            for network in self.children():
+                network.compile()
+        # DDP would overwrite each rank's queue with rank 0's before every forward pass; the queues are equal by construction.
+        self._ddp_params_and_buffers_to_ignore = [
+            f"{name}.{buffer}"
+            for name, module in self.named_modules()
+            if isinstance(module, FeatureQueue)
+            for buffer, _ in module.named_buffers()
+        ]
+
+    @final
+    def on_fit_start(self) -> None:
+        """Says in a line what is trained."""
+        millions = [sum(p.numel() for p in net.parameters() if p.requires_grad) / 1e6 for net in (self, self.backbone)]
+        rank_zero_info(
+            f"{type(self).__name__}: {millions[0]:.2f} M trainable parameters, {millions[1]:.2f} M of them in the backbone "
+            f"({type(self.backbone).__name__}, {self.feature_dim} features)."
+        )
+
+    @final
+    def configure_callbacks(self) -> list[Callback]:
+        """Attaches what the method's declarations need, unless the Trainer already has one (also a subclass of it)."""
+        needed: list[type[Callback]] = []
+        if self.ema_pairs():
+            needed.append(MomentumUpdate)
+        if any(isinstance(module, FeatureQueue) for module in self.modules()):
+            needed.append(QueueUpdate)
+        present = self.trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
+        return [kind() for kind in needed if not any(isinstance(callback, kind) for callback in present)]
+
+    @final
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Builds optimiser and schedule from the global batch size and the length of the run."""
+        trainer = self.trainer
+        batch_size = getattr(getattr(trainer, "datamodule", None), "batch_size", None)
+        if batch_size is None:
+            raise UserError(
+                "The learning rate is scaled by the batch size, but the data module has no attribute `batch_size`: add one."
+            )
+        total = trainer.estimated_stepping_batches
+        batches = trainer.num_training_batches
+        optimizer, schedule = self.optim.build(
+            self.param_groups(),
+            global_batch_size=batch_size * trainer.world_size * trainer.accumulate_grad_batches,
+            total_steps=total,
+            steps_per_epoch=batches / trainer.accumulate_grad_batches,
+        )
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step", "name": "lr"}}
+
+
+class ContrastiveModule(SSLModule):
+    """Base of the joint-embedding methods: what runs the networks is kept apart from what compares images.
+
+    That separation is what `micro_batch_size` needs: the batch that is contrasted may be far larger than the one that fits
+    through the network.
+    """
+
+    def __init__(self, micro_batch_size: int | None = None, **base: Any) -> None:
+        """
+        Args:
+            micro_batch_size: images that go through the network at once; the loss still sees the whole batch. Costs a second
+                forward pass, saves the activations. BatchNorm then has the statistics of each micro-batch.
+            base: arguments of `SSLModule`.
+        """
+        if micro_batch_size is not None and micro_batch_size < 1:
+            raise UserError(
+                f"micro_batch_size {micro_batch_size} must be at least 1, or null for the whole batch at once."
+            )
+        super().__init__(**base)
+        self.micro_batch_size = micro_batch_size
+
+    @abc.abstractmethod
+    def embed(self, views: Views) -> dict[str, Tensor]:
+        """All that runs the networks; no image sees another (BatchNorm aside). Named tensors with one row an image."""
+
+    @abc.abstractmethod
+    def contrast(self, embeddings: dict[str, Tensor]) -> StepOutput:
+        """All that compares images: the loss, local anchors against gathered candidates."""
+
+    @final
+    def step(self, views: Views) -> StepOutput:
+        """Embeds, in one go or in micro-batches, and contrasts."""
+        B, size = len(views.label), self.micro_batch_size
+        if size is None or size >= B:
+            return self.contrast(self.embed(views))
+        chunks = [views.rows(start, start + size) for start in range(0, B, size)]
+        return self.contrast(embed_in_chunks(self.embed, chunks, network=self))

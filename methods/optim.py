@@ -1,0 +1,168 @@
+"""Optimisation, the same block for every method: optimiser, learning-rate scaling, warm-up and cosine per step."""
+
+import difflib
+import importlib
+import inspect
+import math
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, Literal
+
+import torch
+from pytorch_lightning.utilities import rank_zero_info
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
+from datamodules.errors import UserError
+from methods.lars import LARS
+
+OPTIMIZERS: dict[str, type[Optimizer]] = {
+    "lars": LARS,
+    "sgd": torch.optim.SGD,
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+}
+GROUP_KEYS = {"params", "name", "lr_scale", "fixed_lr"}  # ours; everything else in a group belongs to the optimiser
+
+
+@dataclass(frozen=True)
+class OptimConfig:
+    """Optimiser and schedule. A recipe spells out all that it relies on; the run prints what was built."""
+
+    optimizer: str = "lars"
+    """`lars`, `sgd`, `adam`, `adamw`, or the class path of any other torch optimiser."""
+    lr: float = 0.3
+    """Learning rate for `lr_base_batch` images; see `lr_scaling`."""
+    weight_decay: float = 1e-6
+    """Weight decay of the weights; biases, norms, tokens and position tables have none."""
+    options: dict[str, Any] = field(default_factory=dict)
+    """Further arguments of the optimiser, as {momentum: 0.9} or {betas: [0.9, 0.95]}."""
+    lr_scaling: Literal["linear", "sqrt", "none"] = "linear"
+    """How lr grows with the global batch B (images x ranks x accumulated batches): B / base, sqrt(B / base), or not at all."""
+    lr_base_batch: int = 256
+    """The number of images that lr is stated for."""
+    warmup_epochs: float = 10.0
+    """Epochs of linear warm-up from zero."""
+    final_lr_ratio: float = 0.0
+    """The cosine ends at this fraction of the peak; 1 keeps the rate constant after the warm-up."""
+
+    def __post_init__(self) -> None:
+        """Checks what a type cannot."""
+        if self.lr < 0 or self.weight_decay < 0 or self.warmup_epochs < 0 or not 0 <= self.final_lr_ratio <= 1:
+            raise UserError(
+                f"optim: lr={self.lr}, weight_decay={self.weight_decay}, warmup_epochs={self.warmup_epochs} must be >= 0 and "
+                f"final_lr_ratio={self.final_lr_ratio} in [0, 1]."
+            )
+
+    def peak_lr(self, global_batch_size: int) -> float:
+        """The learning rate after warm-up.
+
+        Args:
+            global_batch_size: images per optimiser step, over all ranks and accumulated batches.
+        """
+        ratio = global_batch_size / self.lr_base_batch
+        return self.lr * {"linear": ratio, "sqrt": math.sqrt(ratio), "none": 1.0}[self.lr_scaling]
+
+    def build(
+        self, groups: list[dict[str, Any]], global_batch_size: int, total_steps: float, steps_per_epoch: float
+    ) -> tuple[Optimizer, LambdaLR]:
+        """Makes the optimiser and a scheduler to be stepped after every optimiser step.
+
+        Args:
+            groups: `SSLModule.param_groups()`: torch's parameter groups, with two keys of our own: `lr_scale` multiplies the
+                group's rate, `fixed_lr` takes it out of warm-up and cosine.
+            global_batch_size: images per optimiser step.
+            total_steps: optimiser steps of the whole run; infinite for a run without an end (no cosine then).
+            steps_per_epoch: optimiser steps per epoch.
+        """
+        lr = self.peak_lr(global_batch_size)
+        kwargs = {"lr": lr, "weight_decay": self.weight_decay, **self.options}
+        factory = self._factory(kwargs)
+        torch_groups = [
+            {"lr": lr * g.get("lr_scale", 1.0)} | {k: v for k, v in g.items() if k not in GROUP_KEYS} for g in groups
+        ]
+        for torch_group, group in zip(torch_groups, groups, strict=True):
+            torch_group["params"] = group["params"]
+            if factory is not LARS:
+                torch_group.pop("adapt", None)  # only LARS knows the exclusion from trust scaling
+        optimizer = factory(torch_groups, **kwargs)
+        warmup = round(self.warmup_epochs * steps_per_epoch)
+        curve = partial(warmup_cosine, warmup_steps=warmup, total_steps=total_steps, final_ratio=self.final_lr_ratio)
+        scheduler = LambdaLR(optimizer, [(lambda _: 1.0) if g.get("fixed_lr") else curve for g in groups])
+        rank_zero_info(
+            f"Optimiser {factory.__name__}: lr {self.lr:g} for {self.lr_base_batch} images, scaled ({self.lr_scaling}) to "
+            f"{lr:g} for the global batch of {global_batch_size}; weight decay {self.weight_decay:g}; warm-up {warmup} of "
+            f"{total_steps:g} steps; {', '.join(f'{k} {v}' for k, v in self.options.items()) or 'no further options'}."
+        )
+        return optimizer, scheduler
+
+    def _factory(self, kwargs: dict[str, Any]) -> type[Optimizer]:
+        """The optimiser's class, after checking that it takes the options."""
+        factory = OPTIMIZERS.get(self.optimizer.lower()) or _import(self.optimizer)
+        accepted = set(inspect.signature(factory).parameters) - {"params"}
+        for name in kwargs:
+            if name not in accepted:
+                near = difflib.get_close_matches(name, accepted, n=1)
+                raise UserError(
+                    f"{factory.__name__} takes no {name!r}{f', did you mean {near[0]!r}?' if near else '.'} It takes "
+                    f"{', '.join(sorted(accepted))}: change --model.optim.options."
+                )
+        return factory
+
+
+def _import(path: str) -> type[Optimizer]:
+    module, _, name = path.rpartition(".")
+    try:
+        found = getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError):
+        found = None
+    if not (isinstance(found, type) and issubclass(found, Optimizer)):
+        near = difflib.get_close_matches(path.lower(), OPTIMIZERS, n=1)
+        raise UserError(
+            f"optim.optimizer {path!r} is unknown{f', did you mean {near[0]!r}?' if near else '.'} Give one of "
+            f"{', '.join(OPTIMIZERS)} or the class path of a torch optimiser."
+        )
+    return found
+
+
+def warmup_cosine(step: int, warmup_steps: float, total_steps: float, final_ratio: float = 0.0) -> float:
+    """Factor of the peak learning rate: linear from 0 over the warm-up, then half a cosine to `final_ratio`.
+
+    Loshchilov, Hutter, "SGDR", ICLR 2017, arXiv:1608.03983, eq. (5) without restarts; warm-up as in SimCLR's code: step 0 has rate 0.
+
+    Args:
+        step: optimiser steps done so far.
+        warmup_steps: length of the warm-up in optimiser steps.
+        total_steps: length of training in optimiser steps, may be infinite.
+        final_ratio: factor at and after `total_steps`.
+    """
+    if step < warmup_steps:
+        return step / warmup_steps
+    if math.isinf(total_steps):
+        return 1.0
+    progress = min(1.0, (step - warmup_steps) / max(1.0, total_steps - warmup_steps))
+    return final_ratio + (1 - final_ratio) * (1 + math.cos(math.pi * progress)) / 2
+
+
+def split_decay(
+    module: nn.Module, tables: tuple[str, ...] = ("cls_token", "pos_embed", "mask_token")
+) -> list[dict[str, Any]]:
+    """Two parameter groups: weights, and what is neither decayed nor trust-scaled.
+
+    Args:
+        module: its trainable parameters are split.
+        tables: last parts of the names of tokens and position tables, which are treated like biases.
+
+    Returns:
+        Groups `weights` and `biases, norms, tokens` (parameters with at most one dimension, or named in `tables`).
+    """
+    weights, rest = [], []
+    for name, parameter in module.named_parameters():
+        if parameter.requires_grad:
+            (rest if parameter.ndim <= 1 or name.rpartition(".")[2] in tables else weights).append(parameter)
+    groups = [
+        {"name": "weights", "params": weights},
+        {"name": "biases, norms, tokens", "params": rest, "weight_decay": 0.0, "adapt": False},
+    ]
+    return [group for group in groups if group["params"]]

@@ -1,0 +1,29 @@
+"""Every test starts from the same seed, on one thread, without a trace of the environment's settings."""
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+GOLDENS = Path(__file__).parent / "goldens"
+
+
+@pytest.fixture(autouse=True)
+def _reproducible(monkeypatch: pytest.MonkeyPatch):
+    for name in [name for name in os.environ if name.startswith(("PL_", "PARALLAX_")) and name != "PARALLAX_DATA"]:
+        monkeypatch.delenv(name)
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def golden():
+    """Loads a golden file as a dictionary of tensors."""
+
+    def load(name: str) -> dict[str, torch.Tensor]:
+        with np.load(GOLDENS / f"{name}.npz") as arrays:
+            return {key: torch.from_numpy(np.asarray(arrays[key])) for key in arrays.files}
+
+    return load

@@ -1,0 +1,68 @@
+import pytest
+
+from datamodules.augment import RECIPES, ViewSpec, recipe
+from datamodules.augment.recipes import local_size
+from datamodules.errors import UserError
+
+
+def test_simclr_at_imagenet_size_has_the_paper_s_values():
+    assert recipe("simclr", 224) == [
+        ViewSpec(
+            size=224,
+            count=2,
+            crop_scale=(0.08, 1.0),
+            jitter=0.8,
+            brightness=0.8,
+            contrast=0.8,
+            saturation=0.8,
+            hue=0.2,
+            grayscale=0.2,
+            blur=0.5,
+            blur_kernel=23,
+        )
+    ]
+
+
+def test_simclr_at_small_size_has_half_the_strength_and_no_blur():
+    (view,) = recipe("simclr", 32)
+    assert (view.brightness, view.contrast, view.saturation, view.hue) == (0.4, 0.4, 0.4, 0.1)
+    assert view.blur == 0
+
+
+@pytest.mark.parametrize("name", ["byol", "moco_v3"])
+def test_the_second_view_alone_is_solarised(name):
+    first, second = recipe(name, 224)
+    assert (first.blur, first.solarize) == (1.0, 0.0)
+    assert (second.blur, second.solarize) == (0.1, 0.2)
+    assert (first.brightness, first.contrast, first.saturation, first.hue) == (0.4, 0.4, 0.2, 0.1)
+
+
+@pytest.mark.parametrize(
+    ("name", "views", "global_scale", "local_scale"),
+    [("swav", (2, 6), (0.14, 1.0), (0.05, 0.14)), ("dino", (2, 8), (0.4, 1.0), (0.05, 0.4))],
+)
+def test_multi_crop(name, views, global_scale, local_scale):
+    specs = recipe(name, 224)
+    by_role = {role: [spec for spec in specs if spec.role == role] for role in ("global", "local")}
+    assert tuple(sum(spec.count for spec in by_role[role]) for role in ("global", "local")) == views
+    assert {spec.crop_scale for spec in by_role["global"]} == {global_scale}
+    assert {(spec.crop_scale, spec.size, spec.blur_kernel) for spec in by_role["local"]} == {(local_scale, 96, 23)}
+
+
+@pytest.mark.parametrize(("size", "local"), [(224, 96), (128, 48), (96, 48), (64, 24), (32, 16), (28, 16), (8, 8)])
+def test_local_crops_keep_the_proportion(size, local):
+    assert local_size(size) == local
+
+
+@pytest.mark.parametrize("size", [32, 224])
+@pytest.mark.parametrize("name", RECIPES)
+def test_small_images_are_never_blurred_and_globals_come_first(name, size):
+    specs = recipe(name, size)
+    assert [spec.size for spec in specs if spec.role == "global"].count(size) >= 1
+    assert sorted(spec.role for spec in specs) == [spec.role for spec in specs]
+    assert size > 64 or all(spec.blur == 0 for spec in specs)
+
+
+def test_an_unknown_name_is_answered_with_the_nearest():
+    with pytest.raises(UserError, match="no recipe 'simclar'.*moco_v1.*Did you mean 'simclr'"):
+        recipe("simclar", 32)
