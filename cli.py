@@ -33,7 +33,12 @@ class ParallaxCLI(LightningCLI):
     """LightningCLI with this project's defaults, run folders, and a resume that keeps the flags it was given."""
 
     def _parse_ckpt_path(self) -> None:
-        """Keeps the given configuration on resume; Lightning would let the checkpoint's hyperparameters win over flags."""
+        """Keeps the given configuration on resume; Lightning would let the checkpoint's win over flags and files."""
+        path = self.config.get(f"{self.config.get('subcommand')}.ckpt_path")
+        if path and path not in ("best", "last", "hpc") and "://" not in path and not Path(path).is_file():
+            raise UserError(
+                f"--ckpt_path {path}: there is no such file. A run's newest is checkpoints/last.ckpt in its folder."
+            )
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Gives every run a folder of its own, `<default_root_dir>/version_<n>`, unless loggers are configured."""
@@ -94,19 +99,28 @@ def explain(message: str, keys: list[str]) -> str:
             for n, v in vars(room).items()
             if isinstance(v, type) and issubclass(v, LightningModule | LightningDataModule | Callback)
         )
-        return f"{found[-1]!r} is none of the {named} that are known here. {nearest(found[-1], names, show_all=True)} A class of your own is given by its import path."
+        return (
+            f"{found[-1]!r} is none of the {named} that are known here. {nearest(found[-1], names, show_all=True)} "
+            "A class of your own is given by its import path."
+        )
     if found := re.findall(r'Parser key "([\w.]+)":\s+(Expected [^\n]*)', message):
         key, problem = found[-1]
         return f"{key}: {problem.replace('<class ', '').replace('>.', '.')}"
     if "arguments are required" in message:
         missing = re.findall(r"(?:fit|validate|test|predict)\.([\w.]+)", message)
-        return f"{' and '.join(f'--{m}' for m in missing)} missing: give --config FILE, or for example --model SimCLR --data CIFAR10."
+        flags = " and ".join(f"--{name}" for name in missing)
+        return f"{flags} missing: give --config FILE, or for example --model SimCLR --data CIFAR10."
     return message
 
 
 def nearest(word: str, known: list[str], show_all: bool = False) -> str:
     """A sentence with the nearest known words, else a hint where they are listed."""
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5) or [k for k in known if k.endswith(f".{word}")]
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    near = (
+        near
+        or difflib.get_close_matches(word.partition(".")[0], known, n=1)
+        or [k for k in known if k.endswith(f".{word}")]
+    )
     sentences = [f"Did you mean {near[0]!r}?"] if near else []
     if show_all:
         sentences.append(f"Known: {', '.join(known)}.")
@@ -125,7 +139,9 @@ def class_keys(class_path: str) -> list[str]:
 
 def quieten() -> None:
     """Keeps what is no news to the user out of the terminal: an advertisement, a deprecation inside Lightning."""
-    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(lambda record: "litlogger" not in record.getMessage())
+    logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
+        lambda record: "litlogger" not in record.getMessage()
+    )
     warnings.filterwarnings("ignore", message=".*LeafSpec.*deprecated.*")
     warnings.filterwarnings("ignore", message=".*number of training batches.*smaller than the logging interval.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
@@ -150,9 +166,19 @@ def main() -> None:
             parser_class=ParallaxParser,
             parser_kwargs=common | {name: common | defaults for name in SUBCOMMANDS},
         )
-    except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
+    except (UserError, ValueError) as error:
+        told = user_error(error)
+        if told is None:
+            raise
+        sys.stderr.write(f"error: {told}\n")
         sys.exit(2)
+
+
+def user_error(error: BaseException | None) -> UserError | None:
+    """The user's mistake behind an exception; jsonargparse wraps what a constructor raises into accounts of its own."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__
+    return error
 
 
 if __name__ == "__main__":

@@ -9,9 +9,9 @@ from datamodules.errors import UserError
 class MomentumUpdate(Callback):
     """teacher <- m * teacher + (1 - m) * student, once per optimiser step, for every pair that the method declares.
 
-    Runs in `on_train_batch_end`, gated by `global_step`: after the optimiser, outside autocast, before any checkpoint is written,
-    and once per window of accumulated batches. Parameters only: a teacher's BatchNorm buffers follow its own forward passes.
-    The base attaches it to methods with `ema_pairs`.
+    Runs in `on_train_batch_end`, gated by `global_step`: after the optimiser, outside autocast, before any checkpoint
+    is written, and once per window of accumulated batches. Parameters only: a teacher's BatchNorm buffers follow its
+    own forward passes. The base attaches it to methods with `ema_pairs`.
     """
 
     def __init__(self) -> None:
@@ -21,8 +21,8 @@ class MomentumUpdate(Callback):
         """Refuses a precision in which an average cannot move."""
         if trainer.precision in ("bf16-true", "16-true"):
             raise UserError(
-                f"Precision {trainer.precision} cannot hold a teacher: its updates are smaller than one rounding step, so it would "
-                "never move. Use --trainer.precision bf16-mixed."
+                f"Precision {trainer.precision} cannot hold a teacher: its updates are smaller than one rounding step, "
+                "so it would never move. Use --trainer.precision bf16-mixed."
             )
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_) -> None:

@@ -4,19 +4,32 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
-from torchmetrics.classification import MulticlassAccuracy
 
+from callbacks.rank_state import RankState
 from datamodules.errors import UserError
+
+PARTS = ("layer", "optimizer", "scale")  # of the probe, equal on all ranks
+
+
+def count_right(logits: Tensor, label: Tensor) -> Tensor:
+    """[2] int64: right answers among the labelled images, and labelled images.
+
+    Args:
+        logits: [B, C].
+        label: [B], -1 where unknown.
+    """
+    known = label >= 0
+    return torch.stack([((logits.argmax(1) == label) & known).sum(), known.sum()])
 
 
 class _Standardise(nn.Module):
     """Features with zero mean and unit variance over the global batch; running statistics in evaluation.
 
-    Makes one learning rate fit features of any scale. Differs from BatchNorm in that it is global on any device and takes no
-    gradient.
+    Makes one learning rate fit features of any scale. Differs from BatchNorm in that it is global on any device and
+    takes no gradient.
     """
 
     mean: Tensor
@@ -39,12 +52,14 @@ class _Standardise(nn.Module):
         return mean, var
 
 
-class OnlineLinearProbe(Callback):
-    """Linear top-1 of the features while they are learned; costs no forward pass and leaves the method's gradient alone.
+class OnlineLinearProbe(RankState):
+    """Linear top-1 of the features while they are learned; costs no forward pass and leaves the method's gradient
+    alone.
 
-    Own layer, own optimiser (Adam), fp32, gradients averaged over ranks, all of it in the checkpoint. The layer starts at zero: the
-    problem is convex, and all ranks agree. Trained on the features of augmented views, validated on clean images. Logs
-    `probe/train_top1` (mean over the epoch) and `probe/val_top1`. Off, with a word, where the data has no labels.
+    Own layer, own optimiser (Adam), fp32, gradients averaged over ranks, all of it in the checkpoint. The layer starts
+    at zero: the problem is convex, and all ranks agree. Trained on the features of augmented views, validated on clean
+    images. Logs `probe/train_top1` (mean over the epoch) and `probe/val_top1`. Off, with a word, where the data has no
+    labels.
     """
 
     def __init__(self, lr: float = 1e-3, weight_decay: float = 0.0, name: str = "probe") -> None:
@@ -56,6 +71,8 @@ class OnlineLinearProbe(Callback):
         """
         self.lr, self.weight_decay, self.name = lr, weight_decay, name
         self.layer: nn.Linear | None = None
+        # Right answers and labelled images of the running epoch, on this rank.
+        self._train_count = self._val_count = torch.zeros(2, dtype=torch.int64)
         self._restored: dict[str, Any] | None = None
 
     @property
@@ -75,10 +92,8 @@ class OnlineLinearProbe(Callback):
         nn.init.zeros_(self.layer.weight)
         nn.init.zeros_(self.layer.bias)
         self.optimizer = torch.optim.AdamW(self.layer.parameters(), lr=self.lr, weight_decay=self.weight_decay)
-        metric = {"num_classes": num_classes, "average": "micro", "ignore_index": -1, "validate_args": False}
-        self.train_top1 = MulticlassAccuracy(**metric).to(device)  # pyright: ignore[reportArgumentType]
-        self.val_top1 = MulticlassAccuracy(**metric).to(device)  # pyright: ignore[reportArgumentType]
-        self.train_top1.persistent(True)  # an epoch that is resumed in its middle reports the accuracy of all of it
+        self._train_count = self._train_count.to(device)
+        self._val_count = torch.zeros_like(self._train_count)
         if self._restored is not None:
             self._load(self._restored)
             self._restored = None
@@ -91,8 +106,8 @@ class OnlineLinearProbe(Callback):
         h, label = outputs["features"].float(), outputs["label"]
         if label.ndim != 1:
             raise UserError(
-                f"The online probe takes one class an image, the labels are of shape {tuple(label.shape)}: remove OnlineLinearProbe "
-                "from trainer.callbacks, or give the data single labels."
+                f"The online probe takes one class an image, the labels are of shape {tuple(label.shape)}: remove "
+                "OnlineLinearProbe from trainer.callbacks, or give the data single labels."
             )
         reduce = trainer.strategy.reduce
         moments = reduce(torch.stack([h.mean(0), (h**2).mean(0)]), reduce_op="mean")
@@ -100,51 +115,62 @@ class OnlineLinearProbe(Callback):
         x = (h - mean) / (var + 1e-5).sqrt()
         with torch.enable_grad():
             logits = self.layer(x)
-            # Sum over the labelled images, divided by their mean number per rank: the mean over ranks of the gradients is then that
-            # of the global mean, wherever the unlabelled images lie.
+            # Sum over the labelled images, divided by their mean number per rank: the mean over ranks of the gradients
+            # is then that of the global mean, wherever the unlabelled images lie.
             labelled = reduce((label >= 0).sum().float(), reduce_op="mean")
             loss = F.cross_entropy(logits, label, ignore_index=-1, reduction="sum") / labelled.clamp_min(1e-9)  # pyright: ignore[reportAttributeAccessIssue]
             grads = torch.autograd.grad(loss, list(self.layer.parameters()))
         for parameter, grad in zip(self.layer.parameters(), grads, strict=True):
             parameter.grad = reduce(grad, reduce_op="mean")  # pyright: ignore[reportAttributeAccessIssue]
         self.optimizer.step()
-        self.train_top1.update(logits, label)
+        self._train_count += count_right(logits, label)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs the mean training accuracy of the epoch."""
         if self.layer is not None:
-            pl_module.log(f"{self.name}/train_top1", self.train_top1.compute())
-            self.train_top1.reset()
+            self._log_top1("train_top1", self._train_count, trainer, pl_module)
 
     @torch.no_grad()
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs, *_) -> None:
         """Counts what the layer gets right on clean images."""
         if self.layer is not None and not trainer.sanity_checking:
-            self.val_top1.update(self.layer(self.scale(outputs["features"].float())), outputs["label"])
+            logits = self.layer(self.scale(outputs["features"].float()))
+            self._val_count += count_right(logits, outputs["label"])
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs the validation accuracy over all ranks."""
         if self.layer is not None and not trainer.sanity_checking:
-            pl_module.log(f"{self.name}/val_top1", self.val_top1.compute())
-            self.val_top1.reset()
+            self._log_top1("val_top1", self._val_count, trainer, pl_module)
+
+    def _log_top1(self, name: str, count: Tensor, trainer: Trainer, pl_module: LightningModule) -> None:
+        right, labelled = trainer.strategy.reduce(count, reduce_op="sum")  # pyright: ignore[reportGeneralTypeIssues]
+        pl_module.log(f"{self.name}/{name}", right / labelled, sync_dist=True)
+        count.zero_()
 
     def state_dict(self) -> dict[str, Any]:
-        """Layer, optimiser, statistics and the accuracy of the running epoch."""
+        """Layer, optimiser and statistics."""
         if self.layer is None:
             return self._restored or {}
-        parts = ("layer", "optimizer", "scale", "train_top1")
-        return {part: getattr(self, part).state_dict() for part in parts}
+        return {part: getattr(self, part).state_dict() for part in PARTS}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Keeps the state until the layer exists: Lightning restores callbacks before `on_fit_start`."""
-        self._restored = state_dict
+        self._restored = {part: state_dict[part] for part in PARTS if part in state_dict}
+
+    def rank_state(self) -> dict[str, Tensor]:
+        """The accuracy of the running epoch."""
+        return {"train_top1": self._train_count}
+
+    def load_rank_state(self, state: dict[str, Tensor]) -> None:
+        """Goes on counting where the original run stood."""
+        self._train_count = state["train_top1"]
 
     def _load(self, state: dict[str, Any]) -> None:
         assert self.layer is not None
         if state and (there := tuple(state["layer"]["weight"].shape)) != (here := tuple(self.layer.weight.shape)):
             raise UserError(
-                f"The checkpoint's probe has {there[0]} classes of {there[1]} features, this run {here[0]} of {here[1]}: resume with the "
-                "data and backbone of the original run."
+                f"The checkpoint's probe has {there[0]} classes of {there[1]} features, this run {here[0]} of "
+                f"{here[1]}: resume with the data and backbone of the original run."
             )
         for part, value in state.items():
             getattr(self, part).load_state_dict(value)

@@ -5,16 +5,19 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from pytorch_lightning import Callback, LightningModule, Trainer
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
+
+from callbacks.rank_state import RankState
 
 COLLAPSED_STD = 0.05
 COLLAPSED_RANK = 2.0
 
 
 def feature_std(features: Tensor) -> Tensor:
-    """Standard deviation of unit-norm features, times sqrt(D): 0 when all are alike, 1 when they fill the sphere evenly.
+    """Standard deviation of unit-norm features, times sqrt(D): 0 when all are alike, 1 when they fill the sphere
+    evenly.
 
     Chen, He, "Exploring Simple Siamese Representation Learning", CVPR 2021, arXiv:2011.10566, section 4.1.
 
@@ -31,15 +34,18 @@ def feature_std(features: Tensor) -> Tensor:
 def effective_rank(features: Tensor) -> Tensor:
     """RankMe: how many directions the features use.
 
-    Garrido et al., "RankMe: Assessing the Downstream Performance of Pretrained Self-Supervised Representations by Their Rank", ICML
-    2023, arXiv:2210.02885, eq. (1): exp of the entropy of the normalised singular values of the uncentred features.
+    Garrido et al., "RankMe: Assessing the Downstream Performance of Pretrained Self-Supervised Representations by Their
+    Rank", ICML 2023, arXiv:2210.02885, eq. (1): exp of the entropy of the normalised singular values of the uncentred
+    features.
 
     Args:
         features: [N, D]; N well above D, or the value is bounded by N.
 
     Returns:
-        Scalar in [1, min(N, D)].
+        Scalar in [1, min(N, D)], NaN if the features are not finite.
     """
+    if not features.isfinite().all():
+        return features.new_full((), torch.nan)  # the decomposition would raise
     singular = torch.linalg.svdvals(features.float())
     p = singular / singular.sum().clamp_min(1e-12) + 1e-7
     return (-(p * p.log()).sum()).exp()
@@ -48,8 +54,8 @@ def effective_rank(features: Tensor) -> Tensor:
 def alignment(features: Tensor, positives: Tensor) -> Tensor:
     """Mean squared distance of positive pairs on the unit sphere, in [0, 4].
 
-    Wang, Isola, "Understanding Contrastive Representation Learning through Alignment and Uniformity on the Hypersphere", ICML 2020,
-    arXiv:2005.10242, eq. (1) with alpha = 2.
+    Wang, Isola, "Understanding Contrastive Representation Learning through Alignment and Uniformity on the
+    Hypersphere", ICML 2020, arXiv:2005.10242, eq. (1) with alpha = 2.
 
     Args:
         features: [B, D], of any norm.
@@ -59,7 +65,8 @@ def alignment(features: Tensor, positives: Tensor) -> Tensor:
 
 
 def uniformity(features: Tensor) -> Tensor:
-    """Log of the mean Gaussian potential of all pairs on the unit sphere: 0 when all are alike, towards -4 when spread evenly.
+    """Log of the mean Gaussian potential of all pairs on the unit sphere: 0 when all are alike, towards -4 when spread
+    evenly.
 
     Wang, Isola, arXiv:2005.10242, eq. (2) with t = 2.
 
@@ -69,12 +76,12 @@ def uniformity(features: Tensor) -> Tensor:
     return torch.pdist(F.normalize(features.float(), dim=1)).square().mul(-2).exp().mean().log()
 
 
-class RepresentationMonitor(Callback):
+class RepresentationMonitor(RankState):
     """Collapse metrics of the validation features at every validation, with a verdict in words and, if wanted, a stop.
 
-    Logs `representation/feature_std`, `representation/effective_rank`, `representation/uniformity` (clean validation images) and
-    `representation/alignment` (training views of the epoch, where the method gives two). Needs no labels. A representation counts as
-    collapsed when its std is below 0.05 or it uses fewer than 2 directions.
+    Logs `representation/feature_std`, `representation/effective_rank`, `representation/uniformity` (clean validation
+    images) and `representation/alignment` (training views of the epoch, where the method gives two). Needs no labels. A
+    representation counts as collapsed when its std is below 0.05 or it uses fewer than 2 directions.
     """
 
     def __init__(self, max_images: int = 2048, stop_on_collapse: bool = False, patience: int = 2) -> None:
@@ -88,16 +95,15 @@ class RepresentationMonitor(Callback):
         self.verdict = "not measured yet"
         self.collapsed_for = 0
         self._features: list[Tensor] = []
-        self._alignment_sum: Tensor | None = None
-        self._alignment_count = 0
+        self._alignment: Tensor | None = None  # sum over the batches since the last validation, and their number
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs, *_) -> None:
         """Adds this batch's alignment to the epoch's mean, without waiting for the device."""
         if outputs.get("positives") is not None:
             value = alignment(outputs["features"], outputs["positives"])
-            self._alignment_sum = value if self._alignment_sum is None else self._alignment_sum.to(value.device) + value
-            self._alignment_count += 1
+            update = torch.stack([value, torch.ones_like(value)])
+            self._alignment = update if self._alignment is None else self._alignment + update
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs, *_) -> None:
         """Keeps the first features of this rank, padding left out."""
@@ -116,13 +122,13 @@ class RepresentationMonitor(Callback):
         features = self._gather(torch.cat(self._features), trainer, pl_module)
         self._features = []
         std, rank = feature_std(features), effective_rank(features)
-        pl_module.log("representation/feature_std", std)
-        pl_module.log("representation/effective_rank", rank)
-        pl_module.log("representation/uniformity", uniformity(features))
-        if self._alignment_sum is not None:
-            mean = trainer.strategy.reduce(self._alignment_sum / self._alignment_count, reduce_op="mean")
-            pl_module.log("representation/alignment", mean)  # pyright: ignore[reportArgumentType]
-            self._alignment_sum, self._alignment_count = None, 0
+        pl_module.log("representation/feature_std", std, sync_dist=True)
+        pl_module.log("representation/effective_rank", rank, sync_dist=True)
+        pl_module.log("representation/uniformity", uniformity(features), sync_dist=True)
+        if self._alignment is not None:
+            total, batches = trainer.strategy.reduce(self._alignment, reduce_op="sum")  # pyright: ignore[reportGeneralTypeIssues]
+            pl_module.log("representation/alignment", total / batches, sync_dist=True)
+            self._alignment = None
         self._judge(float(std), float(rank), features.shape[1], trainer)
 
     @staticmethod
@@ -153,10 +159,17 @@ class RepresentationMonitor(Callback):
             trainer.should_stop = True
 
     def state_dict(self) -> dict[str, Any]:
-        """The verdict's memory and the running mean of the epoch."""
-        return {"collapsed_for": self.collapsed_for, "sum": self._alignment_sum, "count": self._alignment_count}
+        """The verdict's memory."""
+        return {"collapsed_for": self.collapsed_for}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on where the original run stood."""
         self.collapsed_for = state_dict["collapsed_for"]
-        self._alignment_sum, self._alignment_count = state_dict["sum"], state_dict["count"]
+
+    def rank_state(self) -> dict[str, Tensor]:
+        """The running alignment."""
+        return {} if self._alignment is None else {"alignment": self._alignment}
+
+    def load_rank_state(self, state: dict[str, Tensor]) -> None:
+        """Goes on summing where the original run stood."""
+        self._alignment = state["alignment"]

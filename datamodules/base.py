@@ -85,13 +85,16 @@ class ImageDataModule(LightningDataModule, ABC):
         self.std = list(self.default_std if std is None else std)
         self.max_train_images = max_train_images
         self.max_val_images = max_val_images
-        self._check_arguments()
-        self.specs = recipe(views, self.image_size) if isinstance(views, str) else views
         self.num_classes: int | None = None
         self.class_names: list[str] | None = None
         self._sources: dict[SplitName, Source] = {}
         self._splits: dict[SplitName, Split] = {}
         self._faults = FaultReport()
+
+    @property
+    def specs(self) -> list[ViewSpec]:
+        """The recipe of the training views, spelled out."""
+        return recipe(self.views, self.image_size) if isinstance(self.views, str) else self.views
 
     @abstractmethod
     def sources(self) -> tuple[Source, Source]:
@@ -105,11 +108,12 @@ class ImageDataModule(LightningDataModule, ABC):
                 `clean_batches` first needs them.
         """
         if not self._sources:
+            self._check_arguments()
+            self._augment = Augment(self.specs, self.mean, self.std, run_seed())
             train, val = self.sources()
             self.num_classes, self.class_names = train.num_classes, train.class_names
             self._sources["train"] = Subset(train, subset_rows(len(train), self.max_train_images))
             self._sources["val"] = Subset(val, subset_rows(len(val), self.max_val_images))
-            self._augment = Augment(self.specs, self.mean, self.std, run_seed())
         if stage in (None, "fit"):
             self._split("train")
         self._split("val")
@@ -225,6 +229,7 @@ class ImageDataModule(LightningDataModule, ABC):
         )
 
     def _check_arguments(self) -> None:
+        """Here and not in `__init__`, where the command line's parser would bury the sentence in its own."""
         for name in ("image_size", "batch_size", "eval_batch_size"):
             if getattr(self, name) < 1:
                 raise UserError(f"data.{name} is {getattr(self, name)}; it must be at least 1.")

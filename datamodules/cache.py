@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 
 from datamodules.decode import UnreadableError
@@ -134,7 +135,8 @@ def _load(
         return None
     if unequal:
         raise UserError(f"data.cache {choice} needs images of one size, but {unequal}: set data.cache to none.")
-    report.add([fault for fault in faults if isinstance(fault, Fault)])
+    if getattr(rank_zero_only, "rank", 0) == 0:  # all ranks find the same
+        report.add([fault for fault in faults if isinstance(fault, Fault)])
     readable = torch.tensor([fault is None for fault in faults])
     return Cache(images, _stand_ins(readable), on_device=choice != "ram")
 

@@ -64,7 +64,7 @@ class FileSource(Source):
             root: folder of pictures, or text file with a list of paths.
             class_names: the classes to number the labels by; None for those found.
         """
-        paths, labels = _listed(root) if root.is_file() else _walked(root)
+        paths, labels = _listed(root) if root.is_file() else _walked(root, fewest=1 if class_names else 2)
         if not paths:
             known = ", ".join(sorted(_SUFFIXES))
             raise UserError(f"There are no pictures in {root}; known are files that end in {known}.")
@@ -89,12 +89,12 @@ def _existing(path: str, argument: str) -> Path:
     return found
 
 
-def _walked(root: Path) -> tuple[list[str], list[str | None]]:
-    """Paths of the pictures below a folder, and the name of the first folder on the way to each."""
+def _walked(root: Path, fewest: int) -> tuple[list[str], list[str | None]]:
+    """Paths of the pictures below a folder, and the name of the first folder on the way to each, from `fewest` on."""
     paths = sorted(_pictures(root))
     folders = [os.path.relpath(path, root).split(os.sep)[0] for path in paths]
     in_root = any(folder == os.path.basename(path) for folder, path in zip(folders, paths, strict=True))
-    if in_root or len(set(folders)) < 2:
+    if in_root or len(set(folders)) < fewest:
         return paths, [None] * len(paths)
     return paths, list(folders)
 

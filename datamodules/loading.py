@@ -1,7 +1,7 @@
 """Batches of one split as the loader hands them over, before they become views on the device."""
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -149,6 +149,14 @@ class ResumableLoader(DataLoader):
     So it has nothing to save; the two methods tell Lightning, which would otherwise warn that the resumed epoch starts
     over.
     """
+
+    def __iter__(self) -> Iterator[Any]:
+        """Asks the sampler and starts the workers at the first `next`, not before.
+
+        Lightning makes the first iterator as soon as anybody asks for the number of steps, before it restores the
+        counters that say where to begin.
+        """
+        yield from super().__iter__()
 
     def state_dict(self) -> dict[str, Any]:
         """Nothing: a loader is ahead of the training by what it prefetched, so its own place would be wrong."""

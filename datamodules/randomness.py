@@ -1,11 +1,11 @@
 """Random numbers as a pure function of position: (seed, epoch, image, stream).
 
-Nothing here has state, so nothing has to be saved: a run resumed in the middle of an epoch draws what the uninterrupted run
-would have drawn, two ranks draw what one process with the global batch draws, and a view that caused trouble at step 31,417
-can be made again alone.
+Nothing here has state, so nothing has to be saved: a run resumed in the middle of an epoch draws what the uninterrupted
+run would have drawn, two ranks draw what one process with the global batch draws, and a view that caused trouble at
+step 31,417 can be made again alone.
 
-The generator is SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014): the position is
-hashed to a 64-bit state, from which a sequence of independent uniforms follows.
+The generator is SplitMix64 (Steele, Lea, Flood, "Fast splittable pseudorandom number generators", OOPSLA 2014): the
+position is hashed to a 64-bit state, from which a sequence of independent uniforms follows.
 """
 
 import os
@@ -61,7 +61,9 @@ def uniform(seed: int, epoch: int, index: Tensor, stream: int, count: int) -> Te
     state = _words(seed, epoch, index.numpy(), stream)  # [B]
     with np.errstate(over="ignore"):
         words = _mix(state[:, None] + np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN_GAMMA)  # [B, count]
-    return torch.from_numpy((words >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24))  # 24 bits fill a float32
+    return torch.from_numpy(
+        (words >> np.uint64(40)).astype(np.float32) * np.float32(2.0**-24)
+    )  # 24 bits fill a float32
 
 
 def permutation(seed: int, epoch: int, size: int) -> np.ndarray:

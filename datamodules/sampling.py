@@ -6,7 +6,7 @@ Lightning leaves in place under DDP and tells the epoch, and `SequentialSampler`
 """
 
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from pytorch_lightning import Trainer
@@ -41,8 +41,8 @@ class TrainSampler(DistributedSampler, SequentialSampler):
             rank: this process.
             world_size: number of processes.
             seed: seed of the run.
-            position: tells epoch and batch to begin at, each time an iterator is made; None for the beginning of the
-                epoch that `set_epoch` names.
+            position: tells epoch and batch to begin at, asked for the first batch; None for the beginning of the epoch
+                that `set_epoch` names.
             reshuffle: a new order in each epoch; otherwise that of epoch 0.
         """
         global_batch_size = batch_size * world_size
@@ -67,10 +67,7 @@ class TrainSampler(DistributedSampler, SequentialSampler):
 
     def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
         """The epoch, for the draws of the views, and [B] int64 positions of the images."""
-        epoch, first = self.position() if self.position else (self.epoch, 0)  # now, not at the first `next`
-        return self._batches(epoch, first)
-
-    def _batches(self, epoch: int, first: int) -> Iterator[tuple[int, np.ndarray]]:
+        epoch, first = self.position() if self.position else (self.epoch, 0)
         order = permutation(self.seed, epoch if self.reshuffle else 0, self.num_images)
         for batch in range(first, len(self)):
             begin = (batch * self.num_replicas + self.rank) * self.batch_size
@@ -112,18 +109,11 @@ class EvalSampler(DistributedSampler, SequentialSampler):
 
 
 def next_position(trainer: Trainer) -> tuple[int, int]:
-    """Epoch and batch of it that the trainer will ask a new iterator for, also right after it restored a checkpoint.
+    """Epoch and batch of it that the training loop fetches next.
 
-    A restored trainer makes the iterator before it sets the sampler's epoch, hence `TrainSampler.position`. Of its
-    counters, these are right wherever the checkpoint was written (in `on_train_batch_end`, after a validation, at the
-    end of an epoch, on an exception amid a step): the epochs `started` and the batches `processed`.
+    Right from the loop's first `next` on, also after a restore amid an epoch, as these are the counters by which
+    Lightning itself numbers the batch; before, they may not be restored yet, and `ResumableLoader` therefore waits.
+    (Not the epoch that Lightning gives to `set_epoch`: a run limited by steps and restored at the end of an epoch
+    counts that one twice.)
     """
-    loop = trainer.fit_loop
-    if not loop.is_resuming:
-        return trainer.current_epoch, 0
-    started: int = cast(Any, loop.epoch_progress.current).started
-    batch: Any = loop.epoch_loop.batch_progress
-    epoch_is_over = batch.is_last_batch and batch.current.processed == batch.current.ready
-    if started == 0 or epoch_is_over or not loop.restarting:
-        return started, 0
-    return started - 1, batch.current.processed
+    return trainer.current_epoch, trainer.fit_loop.epoch_loop.batch_progress.current.ready

@@ -1,6 +1,7 @@
 """Feature extractors: any torchvision or timm model by name, a small convolutional net, or a class of your own.
 
-Parameters keep the names that torchvision and timm give them, so what was trained here loads there, and the other way round.
+Parameters keep the names that torchvision and timm give them, so what was trained here loads there, and the other way
+round.
 """
 
 import difflib
@@ -19,10 +20,11 @@ class BackboneConfig:
     """Which network maps images [B, C, H, W] to features [B, D]."""
 
     name: str = "resnet18"
-    """`convnet`, a torchvision name (`resnet50`), a timm name (`timm/vit_small_patch16_224`; the prefix is needed only where
-    torchvision has the name too), or the class path of a module with an attribute `feature_dim`."""
+    """`convnet`, a torchvision name (`resnet50`), a timm name (`timm/vit_small_patch16_224`; the prefix is needed only
+    where torchvision has the name too, or where the name has a dot), or the class path of a module with an attribute
+    `feature_dim`."""
     in_channels: int = 3
-    """Channels of the images."""
+    """Channels of the images. A class of your own takes this and all else from `options`."""
     small_images: bool = False
     """For pictures of about 32 px: ResNets get a 3x3 stem of stride 1 without max-pooling (SimCLR, appendix B.9)."""
     pretrained: bool = False
@@ -67,6 +69,8 @@ def build_backbone(config: BackboneConfig) -> nn.Module:
     """
     try:
         if config.name == "convnet":
+            if config.pretrained:
+                raise UserError("backbone 'convnet' has no weights to start from: set pretrained to false.")
             return ConvNet(config.in_channels, **config.options)
         if "." in config.name and not config.name.startswith("timm/"):
             return _own(config)
@@ -80,22 +84,32 @@ def build_backbone(config: BackboneConfig) -> nn.Module:
 def _from_torchvision(config: BackboneConfig) -> nn.Module:
     weights = "DEFAULT" if config.pretrained else None
     network = torchvision.models.get_model(config.name, weights=weights, **config.options)
-    classifier = next((name for name in ("fc", "classifier", "heads", "head") if hasattr(network, name)), None)
-    if classifier is None:
+    if getattr(network, "aux_logits", False):
         raise UserError(
-            f"backbone {config.name!r} has no classifier to remove; take the timm model of that name: timm/{config.name}."
+            f"backbone {config.name!r} has auxiliary classifiers: switch them off with options {{aux_logits: false}}."
         )
-    dim = next(m.in_features for m in getattr(network, classifier).modules() if isinstance(m, nn.Linear))
-    setattr(network, classifier, nn.Identity())
+    dim = _remove_classifier(network, config.name)
     if isinstance(network, torchvision.models.ResNet):
         _fit_resnet_stem(network, config)
     elif config.in_channels != 3 or config.small_images:
         raise UserError(
-            f"backbone {config.name!r} from torchvision takes 3 channels and has no small-image stem: use a ResNet, or the timm "
-            f"model of that name (timm/{config.name})."
+            f"backbone {config.name!r} from torchvision takes 3 channels and has no small-image stem: use a ResNet, or "
+            f"the timm model of that name (timm/{config.name})."
         )
     network.feature_dim = dim  # pyright: ignore[reportAttributeAccessIssue]
     return network
+
+
+def _remove_classifier(network: nn.Module, name: str) -> int:
+    """Takes the linear layers at the end away and returns D; pooling and norms before them stay, under their names."""
+    place = next(part for part in ("fc", "classifier", "heads", "head") if hasattr(network, part))
+    layers = list(getattr(network, place).children()) or [getattr(network, place)]
+    first = next((i for i, layer in enumerate(layers) if isinstance(layer, nn.Linear)), None)
+    if first is None:
+        raise UserError(f"backbone {name!r} ends in no linear classifier to remove: choose another network.")
+    before = [nn.Identity() if isinstance(layer, nn.Dropout) else layer for layer in layers[:first]]
+    setattr(network, place, nn.Sequential(*before) if before else nn.Identity())
+    return layers[first].in_features
 
 
 def _fit_resnet_stem(network: torchvision.models.ResNet, config: BackboneConfig) -> None:
@@ -119,7 +133,8 @@ def _from_timm(config: BackboneConfig) -> nn.Module:
         known = ["convnet", *torchvision.models.list_models(module=torchvision.models), *timm.list_models()]
         near = difflib.get_close_matches(name, known, n=3)
         raise UserError(
-            f"backbone {config.name!r} is known neither to torchvision nor to timm{': did you mean ' + ', '.join(near) + '?' if near else '.'}"
+            f"backbone {config.name!r} is known neither to torchvision nor to timm"
+            + (f": did you mean {', '.join(near)}?" if near else ".")
         )
     network = timm.create_model(
         name, pretrained=config.pretrained, num_classes=0, in_chans=config.in_channels, **config.options
@@ -133,17 +148,22 @@ def _from_timm(config: BackboneConfig) -> nn.Module:
         network.conv1 = nn.Conv2d(config.in_channels, first.out_channels, 3, 1, padding=1, bias=False)
         nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
         network.maxpool = nn.Identity()
-    network.feature_dim = network.num_features
+    network.feature_dim = getattr(network, "head_hidden_size", network.num_features)  # some widen behind the pooling
     return network
 
 
 def _own(config: BackboneConfig) -> nn.Module:
+    if config.in_channels != 3 or config.small_images or config.pretrained:
+        raise UserError(
+            f"backbone {config.name!r} is a class of your own: hand it its channels, stem and weights through "
+            "backbone.options, not through in_channels, small_images or pretrained."
+        )
     module, _, name = config.name.rpartition(".")
     try:
         factory = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError) as error:
+    except (ImportError, AttributeError, ValueError) as error:
         raise UserError(
-            f"backbone {config.name!r} cannot be imported ({error}): give a class path that is importable from this folder."
+            f"backbone {config.name!r} cannot be imported ({error}): give a class path importable from this folder."
         ) from error
     network = factory(**config.options)
     if not isinstance(getattr(network, "feature_dim", None), int):

@@ -1,9 +1,11 @@
 """What all methods share: the step's contract, the teacher and queue that go with it, and optimisation.
 
-A subclass writes what its paper says: `step` (or `embed` and `contrast`). It may declare `ema_pairs` and `param_groups`.
+A subclass writes what its paper says: `step` (or `embed` and `contrast`). It may declare `ema_pairs` and
+`param_groups`.
 """
 
 import abc
+import math
 from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import Any, ClassVar, final
 
@@ -68,8 +70,9 @@ class SSLModule(LightningModule, abc.ABC):
         """
         super().__init__()
         self.save_hyperparameters()
-        # A second time as plain data, so that checkpoints load with weights_only=True; hence dictionaries come back from them.
-        plain = {name: asdict(value) if is_dataclass(value) else value for name, value in self.hparams.items()}  # pyright: ignore[reportArgumentType]
+        # A second time as plain data, so that checkpoints load with weights_only=True; hence dictionaries come back
+        # from them.
+        plain = {k: asdict(v) if is_dataclass(v) else v for k, v in self.hparams.items()}  # pyright: ignore[reportArgumentType]
         self.save_hyperparameters(plain)
         self.optim = OptimConfig(**optim) if isinstance(optim, dict) else optim
         self.backbone = build_backbone(BackboneConfig(**backbone) if isinstance(backbone, dict) else backbone)
@@ -86,7 +89,9 @@ class SSLModule(LightningModule, abc.ABC):
         return []
 
     def param_groups(self) -> list[dict[str, Any]]:
-        """Torch parameter groups. Two keys are ours: `lr_scale` multiplies the rate, `fixed_lr` exempts it from the schedule."""
+        """Torch parameter groups. Two keys are ours: `lr_scale` multiplies the rate, `fixed_lr` exempts it from the
+        schedule.
+        """
         return split_decay(self)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -121,7 +126,9 @@ class SSLModule(LightningModule, abc.ABC):
 
     @final
     def on_train_batch_start(self, batch: Views, batch_idx: int) -> None:
-        """Makes this step's draws (masks, dropout) a function of its position, so that it can be repeated after a resume."""
+        """Makes this step's draws (masks, dropout) a function of its position, so that it can be repeated after a
+        resume.
+        """
         torch.manual_seed(fold(run_seed(), self.current_epoch, batch_idx, self.global_rank))
 
     @final
@@ -131,14 +138,16 @@ class SSLModule(LightningModule, abc.ABC):
         wanted = channels_of(self.backbone)
         if channels is not None and wanted is not None and channels != wanted:
             raise UserError(
-                f"The images have {channels} channel(s), the backbone takes {wanted}: set --model.backbone.in_channels {channels}."
+                f"The images have {channels} channel(s), the backbone takes {wanted}: "
+                f"set --model.backbone.in_channels {channels}."
             )
         if self.channels_last:
             self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         if self.compile_networks:
             for network in self.children():
                 network.compile()
-        # DDP would overwrite each rank's queue with rank 0's before every forward pass; the queues are equal by construction.
+        # DDP would overwrite each rank's queue with rank 0's before every forward pass; the queues are equal by
+        # construction.
         self._ddp_params_and_buffers_to_ignore = [
             f"{name}.{buffer}"
             for name, module in self.named_modules()
@@ -149,9 +158,11 @@ class SSLModule(LightningModule, abc.ABC):
     @final
     def on_fit_start(self) -> None:
         """Says in a line what is trained."""
-        millions = [sum(p.numel() for p in net.parameters() if p.requires_grad) / 1e6 for net in (self, self.backbone)]
+        total, backbone = (
+            sum(p.numel() for p in network.parameters() if p.requires_grad) / 1e6 for network in (self, self.backbone)
+        )
         rank_zero_info(
-            f"{type(self).__name__}: {millions[0]:.2f} M trainable parameters, {millions[1]:.2f} M of them in the backbone "
+            f"{type(self).__name__}: {total:.2f} M trainable parameters, {backbone:.2f} M of them in the backbone "
             f"({type(self.backbone).__name__}, {self.feature_dim} features)."
         )
 
@@ -173,15 +184,15 @@ class SSLModule(LightningModule, abc.ABC):
         batch_size = getattr(getattr(trainer, "datamodule", None), "batch_size", None)
         if batch_size is None:
             raise UserError(
-                "The learning rate is scaled by the batch size, but the data module has no attribute `batch_size`: add one."
+                "The learning rate is scaled by the batch size: give the data module an attribute `batch_size`."
             )
         total = trainer.estimated_stepping_batches
-        batches = trainer.num_training_batches
+        batches, window = trainer.num_training_batches, trainer.accumulate_grad_batches  # batches may be infinite
         optimizer, schedule = self.optim.build(
             self.param_groups(),
-            global_batch_size=batch_size * trainer.world_size * trainer.accumulate_grad_batches,
+            global_batch_size=batch_size * trainer.world_size * window,
             total_steps=total,
-            steps_per_epoch=batches / trainer.accumulate_grad_batches,
+            steps_per_epoch=math.ceil(batches / window) if math.isfinite(batches) else batches,
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step", "name": "lr"}}
 
@@ -189,15 +200,15 @@ class SSLModule(LightningModule, abc.ABC):
 class ContrastiveModule(SSLModule):
     """Base of the joint-embedding methods: what runs the networks is kept apart from what compares images.
 
-    That separation is what `micro_batch_size` needs: the batch that is contrasted may be far larger than the one that fits
-    through the network.
+    That separation is what `micro_batch_size` needs: the batch that is contrasted may be far larger than the one that
+    fits through the network.
     """
 
     def __init__(self, micro_batch_size: int | None = None, **base: Any) -> None:
         """
         Args:
-            micro_batch_size: images that go through the network at once; the loss still sees the whole batch. Costs a second
-                forward pass, saves the activations. BatchNorm then has the statistics of each micro-batch.
+            micro_batch_size: images that go through the network at once; the loss still sees the whole batch. Costs a
+                second forward pass, saves the activations. BatchNorm then has the statistics of each micro-batch.
             base: arguments of `SSLModule`.
         """
         if micro_batch_size is not None and micro_batch_size < 1:

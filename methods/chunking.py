@@ -1,9 +1,9 @@
 """Large batches on a small device: embed in chunks, contrast over the whole batch, recompute each chunk in backward.
 
-Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup", 2021, arXiv:2101.06983. A contrastive loss
-couples images only through their embeddings, so a chunk's activations are needed only while its own gradient is taken. Here each
-chunk is one activation checkpoint inside one autograd graph, which leaves the loss, its gradient, mixed precision and DDP to the
-ordinary machinery: no second optimiser step, no cached gradients.
+Gao et al., "Scaling Deep Contrastive Learning Batch Size under Memory Limited Setup", 2021, arXiv:2101.06983. A
+contrastive loss couples images only through their embeddings, so a chunk's activations are needed only while its own
+gradient is taken. Here each chunk is one activation checkpoint inside one autograd graph, which leaves the loss, its
+gradient, mixed precision and DDP to the ordinary machinery: no second optimiser step, no cached gradients.
 """
 
 from collections.abc import Callable, Iterator
@@ -20,9 +20,11 @@ Batch = TypeVar("Batch")
 
 @contextmanager
 def _no_second_count(network: nn.Module) -> Iterator[None]:
-    """Keeps BatchNorm's running statistics still while a chunk is recomputed: its images were counted in the first pass.
+    """Keeps BatchNorm's running statistics still while a chunk is recomputed: its images were counted in the first
+    pass.
 
-    A momentum of zero, and not `track_running_stats`, because autograd insists on the same saved tensors in both passes.
+    A momentum of zero, and not `track_running_stats`, because autograd insists on the same saved tensors in both
+    passes.
     """
     norms = [m for m in network.modules() if isinstance(m, _BatchNorm) and m.track_running_stats and m.training]
     before = [(norm.momentum, norm.num_batches_tracked.clone()) for norm in norms]  # pyright: ignore[reportOptionalMemberAccess]
@@ -41,8 +43,9 @@ def embed_in_chunks(
 ) -> dict[str, Tensor]:
     """Embeds the chunks one by one without keeping their activations.
 
-    Equal to embedding the whole batch at once, gradient included, as long as no image sees another; with BatchNorm in training
-    the statistics are those of each chunk. Dropout and drawn masks repeat themselves in backward (the generator is restored).
+    Equal to embedding the whole batch at once, gradient included, as long as no image sees another; with BatchNorm in
+    training the statistics are those of each chunk. Dropout and drawn masks repeat themselves in backward (the
+    generator is restored).
 
     Args:
         embed: maps a chunk to named tensors with one row an image.
@@ -56,5 +59,8 @@ def embed_in_chunks(
     def contexts() -> tuple[AbstractContextManager, AbstractContextManager]:
         return nullcontext(), _no_second_count(network)  # first pass, recomputation
 
-    parts = [checkpoint(embed, chunk, use_reentrant=False, context_fn=contexts) for chunk in chunks]
+    def embedded(chunk: Batch) -> dict[str, Tensor]:
+        return checkpoint(embed, chunk, use_reentrant=False, context_fn=contexts)  # pyright: ignore[reportReturnType]
+
+    parts = [embedded(chunk) for chunk in chunks]
     return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}

@@ -1,7 +1,8 @@
 """What methods need of torch.distributed: who am I, and everybody's features with gradients.
 
-The convention of the whole house: a loss takes its mean over the *local* anchors against the *gathered* candidates. The mean over
-ranks of those losses is then the loss of one process with the global batch, and DDP's mean of the gradients is its gradient.
+The convention of the whole house: a loss takes its mean over the *local* anchors against the *gathered* candidates. The
+mean over ranks of those losses is then the loss of one process with the global batch, and DDP's mean of the gradients
+is its gradient.
 """
 
 import torch
@@ -22,7 +23,8 @@ def rank() -> int:
 class _Gather(torch.autograd.Function):
     """All ranks' rows; backward sums what every rank's loss says about this rank's rows.
 
-    A backward that only returned the local slice would lose the gradient that reaches our features as other ranks' candidates.
+    A backward that only returned the local slice would lose the gradient that reaches our features as other ranks'
+    candidates.
     """
 
     @staticmethod

@@ -1,7 +1,7 @@
 """LARS: each layer's step is scaled by the ratio of its weight norm to its gradient norm.
 
-You et al., "Large Batch Training of Convolutional Networks", 2017, arXiv:1708.03888. The codes of the field disagree on details
-that show as soon as the learning rate changes between steps; the two switches below cover them.
+You et al., "Large Batch Training of Convolutional Networks", 2017, arXiv:1708.03888. The codes of the field disagree on
+details that show as soon as the learning rate changes between steps; the two switches below cover them.
 """
 
 from collections.abc import Callable, Iterable
@@ -15,11 +15,11 @@ from torch.optim import Optimizer
 class LARS(Optimizer):
     """LARS with momentum, in multi-tensor operations that never wait for the device.
 
-    A group with `adapt=False` (biases, norms; see `SSLModule.param_groups`) takes plain momentum steps, as every official code
-    does for the parameters it excludes. A weight or gradient of norm zero takes a step of ratio 1.
+    A group with `adapt=False` (biases, norms; see `SSLModule.param_groups`) takes plain momentum steps, as every
+    official code does for the parameters it excludes. A weight or gradient of norm zero takes a step of ratio 1.
 
-    Which code is which: SimCLR's TensorFlow code is `lr_in_buffer=True`; BYOL, Barlow Twins and MoCo v3 are the default; SwAV
-    (apex LARC) is `trust_denominator="sum"`, without any exclusion.
+    Which code is which: SimCLR's TensorFlow code is `lr_in_buffer=True`; BYOL, Barlow Twins and MoCo v3 are the
+    default; SwAV (apex LARC) is `trust_denominator="sum"`, without any exclusion.
 
     Args:
         params: parameters or groups.
@@ -27,10 +27,10 @@ class LARS(Optimizer):
         momentum: factor of the momentum buffer, in [0, 1).
         weight_decay: L2 factor, added to the gradient before the ratio is taken.
         trust_coefficient: eta, > 0.
-        lr_in_buffer: whether the learning rate enters the momentum buffer (v = m v + lr r g; p -= v) or multiplies it on the way
-            out (v = m v + r g; p -= lr v).
-        trust_denominator: `vector`: r = eta |p| / |g + wd p|. `sum`: r = eta |p| / (|g| + wd |p| + 1e-8), and a weight of norm zero
-            is not decayed either.
+        lr_in_buffer: whether the learning rate enters the momentum buffer (v = m v + lr r g; p -= v) or multiplies it
+            on the way out (v = m v + r g; p -= lr v).
+        trust_denominator: `vector`: r = eta |p| / |g + wd p|. `sum`: r = eta |p| / (|g| + wd |p| + 1e-8), and a weight
+            of norm zero is not decayed either.
     """
 
     def __init__(
@@ -80,7 +80,7 @@ class LARS(Optimizer):
         torch._foreach_add_(params, buffers, alpha=-1.0 if self.lr_in_buffer else -lr)
 
     def _updates(self, params: list[Tensor], decay: float, adapt: bool) -> list[Tensor]:
-        """r * (g + wd * p) for each parameter, in new memory."""
+        """The step r * (g + wd * p) of each parameter, in new memory."""
         grads = [p.grad for p in params if p.grad is not None]
         if not adapt:
             return list(torch._foreach_add(grads, params, alpha=decay))

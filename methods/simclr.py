@@ -1,8 +1,9 @@
 """SimCLR: two views of an image must find each other among all other views of the batch.
 
-Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations", ICML 2020, arXiv:2002.05709, algorithm 1.
-Follows google-research/simclr (383d414). Deviations: the loss is the paper's mean over all anchors, half the value of that code;
-the run has floor(images / batch) steps an epoch, where that code spreads the rest over the epochs.
+Chen et al., "A Simple Framework for Contrastive Learning of Visual Representations", ICML 2020, arXiv:2002.05709,
+algorithm 1. Follows google-research/simclr (383d414). Deviations: the loss is the paper's mean over all anchors, half
+the value of that code; the run has floor(images / batch) steps an epoch, where that code spreads the rest over the
+epochs.
 """
 
 from typing import Any

@@ -76,7 +76,7 @@ class RunReport(Callback):
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Takes the complete sample over, and restarts the clock of training."""
         if self._gathering is not None:
-            self._sample, self._gathering = self._gathering, None
+            self._sample, self._gathering = self._gathering.finish(), None
         self.history.pace.resume()
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

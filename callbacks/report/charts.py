@@ -8,6 +8,7 @@ from html import escape
 from callbacks.history import Curve
 
 _POINTS = 600  # drawn per curve: more than a chart has pixels to tell apart
+_DOTS = 40  # points up to which each has a dot: a curve of one point is otherwise invisible
 _LEFT, _RIGHT, _TOP, _BOTTOM = 58, 14, 12, 42  # margins, in the drawing's units
 
 
@@ -32,17 +33,17 @@ class Line:
     dashed: bool = False
 
     @classmethod
-    def of(cls, label: str, curve: Curve, colour: str, scale: float = 1.0, dashed: bool = False) -> "Line":
+    def of(cls, label: str, curve: Curve, colour: str, scale: float = 1.0) -> "Line":
         """The line of a logged curve, thinned out evenly to what can be seen; the newest point stays."""
         step, epoch, value = curve.points()
         stride = max(1, math.ceil(len(step) / _POINTS))
         kept = range(len(step) - 1, -1, -stride)[::-1]
         columns = [step[i] for i in kept], [epoch[i] for i in kept], [scale * value[i] for i in kept]
-        return cls(label, *columns, colour, dashed)
+        return cls(label, *columns, colour)
 
 
 def line_chart(lines: list[Line], unit: str = "", width: int = 520, height: int = 250) -> str:
-    """A chart with axes, ticks and a legend over optimiser steps.
+    """A chart with axes and ticks over optimiser steps.
 
     Args:
         lines: at least one, with at least one finite value among them.
@@ -51,36 +52,31 @@ def line_chart(lines: list[Line], unit: str = "", width: int = 520, height: int 
         height: likewise.
     """
     finite = [v for line in lines for v in line.value if math.isfinite(v)]
-    steps = [s for line in lines for s in line.step]
+    last = max(1, *(s for line in lines for s in line.step))  # all charts begin at 0, so that they can be compared
     y_ticks = nice_ticks(min(finite), max(finite))
-    x_ticks = [t for t in nice_ticks(min(steps), max(steps), 6, whole=True) if min(steps) <= t <= max(steps)]
-    x0, x1, y0, y1 = min(steps), max(max(steps), min(steps) + 1), y_ticks[0], y_ticks[-1]
+    right, floor = width - _RIGHT, height - _BOTTOM
 
     def x(step: float) -> float:
-        return _LEFT + (step - x0) / (x1 - x0) * (width - _LEFT - _RIGHT)
+        return _LEFT + step / last * (right - _LEFT)
 
     def y(value: float) -> float:
-        return height - _BOTTOM - (value - y0) / (y1 - y0) * (height - _TOP - _BOTTOM)
+        return floor - (value - y_ticks[0]) / (y_ticks[-1] - y_ticks[0]) * (floor - _TOP)
 
-    marks = [f'<svg viewBox="0 0 {width} {height}" role="img" class="chart">']
+    marks = []
     for tick, text in zip(y_ticks, tick_labels(y_ticks), strict=True):
-        marks.append(f'<line class="grid" x1="{_LEFT}" x2="{width - _RIGHT}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>')
-        marks.append(f'<text class="tick" x="{_LEFT - 8}" y="{y(tick) + 4:.1f}" text-anchor="end">{text}{unit}</text>')
+        marks.append(f'<line class="grid" x1="{_LEFT}" x2="{right}" y1="{y(tick):.1f}" y2="{y(tick):.1f}"/>')
+        marks.append(_text("tick", _LEFT - 8, y(tick) + 4, f"{text}{unit}", "end"))
+    x_ticks = [tick for tick in nice_ticks(0, last, 6, whole=True) if tick <= last]
     for tick, text in zip(x_ticks, tick_labels(x_ticks), strict=True):
-        marks.append(
-            f'<text class="tick" x="{x(tick):.1f}" y="{height - _BOTTOM + 18}" text-anchor="middle">{text}</text>'
-        )
-    middle = (_LEFT + width - _RIGHT) / 2
-    marks.append(f'<text class="axis" x="{middle}" y="{height - 6}" text-anchor="middle">optimiser step</text>')
+        marks.append(_text("tick", x(tick), floor + 18, text))
+    marks.append(_text("axis", (_LEFT + right) / 2, height - 6, "optimiser step"))
     for line in lines:
-        points = [(x(s), y(v), v) for s, v in zip(line.step, line.value, strict=True)]
-        marks.append(_path([(a, b) if math.isfinite(v) else None for a, b, v in points], line))
-        if len(points) <= 40 and not line.dashed:
-            dots = "".join(f'<circle cx="{a:.1f}" cy="{b:.1f}" r="2.4"/>' for a, b, v in points if math.isfinite(v))
-            marks.append(f'<g class="dots" style="fill:{line.colour}">{dots}</g>')
-    marks.append(f'<line class="cursor" y1="{_TOP}" y2="{height - _BOTTOM}" visibility="hidden"/></svg>')
-    scale = {"from": x0, "to": x1, "left": _LEFT, "right": width - _RIGHT, "width": width, "unit": unit}
-    return f'<div class="plot" data-plot="{escape(_hover_data(lines, scale))}">{"".join(marks)}</div>'
+        points = [(x(s), y(v)) if math.isfinite(v) else None for s, v in zip(line.step, line.value, strict=True)]
+        marks.append(_stroke(points, line))
+    marks.append(f'<line class="cursor" y1="{_TOP}" y2="{floor}" visibility="hidden"/>')
+    scale = {"last": last, "left": _LEFT, "right": right, "width": width, "unit": unit}
+    svg = f'<svg viewBox="0 0 {width} {height}" role="img" class="chart">{"".join(marks)}</svg>'
+    return f'<div class="plot" data-plot="{escape(_hover_data(lines, scale))}">{svg}</div>'
 
 
 def legend(lines: list[Line]) -> str:
@@ -125,15 +121,25 @@ def tick_labels(ticks: list[float]) -> list[str]:
     return [f"{value:.{decimals}f}{suffix if value else ''}" for value in shown]
 
 
-def _path(points: list[tuple[float, float] | None], line: Line) -> str:
-    """A stroke through the points, interrupted where one is missing."""
+def _text(kind: str, x: float, y: float, text: str, anchor: str = "middle") -> str:
+    return f'<text class="{kind}" x="{x:.1f}" y="{y:.1f}" text-anchor="{anchor}">{text}</text>'
+
+
+def _stroke(points: list[tuple[float, float] | None], line: Line) -> str:
+    """A stroke through the points, interrupted where one is missing; with a dot on each if they are few."""
     parts, pen = [], "M"
     for point in points:
         if point is not None:
             parts.append(f"{pen}{point[0]:.1f},{point[1]:.1f}")
         pen = "L" if point is not None else "M"
     dash = ' stroke-dasharray="6 5"' if line.dashed else ""
-    return f'<path class="line" d="{"".join(parts)}"{dash} style="stroke:{line.colour}"/>'
+    path = f'<path class="line" d="{"".join(parts)}"{dash} style="stroke:{line.colour}"/>'
+    if len(points) > _DOTS or line.dashed:
+        return path
+    dots = "".join(
+        f'<circle cx="{point[0]:.1f}" cy="{point[1]:.1f}" r="2.4"/>' for point in points if point is not None
+    )
+    return f'{path}<g class="dots" style="fill:{line.colour}">{dots}</g>'
 
 
 def _hover_data(lines: list[Line], scale: dict[str, float | str]) -> str:

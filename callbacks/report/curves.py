@@ -37,7 +37,8 @@ def tiles(record: Record) -> str:
         ("Time", clock(summary.wall_seconds), f"{clock(summary.train_seconds)} in training"),
     ]
     boxes = [
-        f'<div class="tile"><div class="label">{label}</div><div class="value">{value}</div>'
+        f'<div class="tile"><div class="label">{label}</div>'
+        f'<div class="value{" long" if len(value) > 9 else ""}">{value}</div>'
         f'<div class="note">{note}</div></div>'
         for label, value, note in shown
         if value is not None
@@ -93,4 +94,4 @@ def _has_values(curve: Curve) -> bool:
 
 
 def _percent(fraction: float | None) -> str | None:
-    return None if fraction is None else f"{100 * fraction:.1f}&thinsp;%"
+    return None if fraction is None else f"{100 * fraction:.1f}\u2009%"

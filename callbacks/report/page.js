@@ -44,8 +44,8 @@ for (const plot of document.querySelectorAll(".plot")) {
     const box = svg.getBoundingClientRect();
     const x = (event.clientX - box.left) * data.width / box.width;
     const share = (x - data.left) / (data.right - data.left);
-    const step = steps[nearestIndex(steps, data.from + share * (data.to - data.from))];
-    const at = data.left + (step - data.from) / (data.to - data.from) * (data.right - data.left);
+    const step = steps[nearestIndex(steps, share * data.last)];
+    const at = data.left + step / data.last * (data.right - data.left);
     cursor.setAttribute("x1", at);
     cursor.setAttribute("x2", at);
     cursor.setAttribute("visibility", "visible");

@@ -14,13 +14,14 @@ FEATURES = 1000  # validation images on the map
 THUMBNAIL = 32  # pixels
 AUGMENTED = 8  # training images whose views are shown
 VIEW = 112  # pixels, longest side of a shown view
+_KEYS = 2**32
 
 
 class ValidationSample:
     """Features and thumbnails of a fixed subset of the validation images: the same ones in each validation.
 
     Attributes:
-        features: [N, D] float32, N at most `FEATURES`.
+        features: [N, D] float32, N at most `FEATURES`; complete after `finish`, as the others.
         label: [N] int64, -1 where unknown.
         thumbnails: [N, C, h, w] uint8.
     """
@@ -31,33 +32,45 @@ class ValidationSample:
             data: the data module, for the mean and deviation of its images; or None.
         """
         self._mean, self._std = getattr(data, "mean", None), getattr(data, "std", None)
-        self._keys = torch.empty(0, dtype=torch.int64)
+        self._cut = _KEYS  # images with this key or a larger one are out
+        self._parts: list[tuple[Tensor, ...]] = []  # of keys, features, labels and thumbnails
         self.features = self.label = self.thumbnails = torch.empty(0)
 
     def __len__(self) -> int:
-        return len(self._keys)
+        return len(self.label)
 
     def add(self, batch: Any, outputs: Any) -> None:
-        """Keeps those of a batch that belong to the subset; foreign batches and outputs are passed over."""
+        """Keeps those of a batch that may belong to the subset; foreign batches and outputs are passed over."""
         if not isinstance(batch, Views) or not isinstance(outputs, Mapping) or "features" not in outputs:
             return
         index = batch.index.cpu()
         # Fibonacci hashing spreads any run of indices evenly, so the smallest keys are a subset without pattern. It
         # does not depend on the order of the images, nor need it be known how many there will be.
-        keys = index * 2654435761 % 2**32
-        wanted = index >= 0
-        if len(self) == FEATURES:
-            wanted &= keys < self._keys.max()
-        rows = wanted.nonzero().flatten()
+        keys = index * 2654435761 % _KEYS
+        rows = ((index >= 0) & (keys < self._cut)).nonzero().flatten()
         if not len(rows):
             return
         there = rows.to(outputs["features"].device)
-        images = to_pixels(batch.global_views[0][there], self._mean, self._std, THUMBNAIL)
-        new = (keys[rows], outputs["features"].detach()[there].float().cpu(), batch.label.cpu()[rows], images)
-        old = (self._keys, self.features, self.label, self.thumbnails)
-        merged = [torch.cat([a, b]) for a, b in zip(old, new, strict=True)] if len(self) else list(new)
-        best = merged[0].argsort()[:FEATURES]
-        self._keys, self.features, self.label, self.thumbnails = (column[best] for column in merged)
+        thumbnails = to_pixels(batch.global_views[0][there], self._mean, self._std, THUMBNAIL)
+        features = outputs["features"].detach()[there].float().cpu()
+        self._parts.append((keys[rows], features, batch.label.cpu()[rows], thumbnails))
+        if sum(len(part[0]) for part in self._parts) >= 2 * FEATURES:
+            self._select()
+
+    def finish(self) -> "ValidationSample":
+        """Settles the subset after the last batch."""
+        if self._parts:
+            self._select()
+            _, self.features, self.label, self.thumbnails = self._parts[0]
+        return self
+
+    def _select(self) -> None:
+        """Cuts what was kept so far down to the smallest keys."""
+        columns = [torch.cat(column) for column in zip(*self._parts, strict=True)]
+        best = columns[0].argsort()[:FEATURES]
+        self._parts = [tuple(column[best] for column in columns)]
+        if len(best) == FEATURES:
+            self._cut = int(columns[0][best[-1]])
 
 
 class ViewSample:

@@ -107,7 +107,8 @@ class Augment:
         Returns:
             As `__call__`.
         """
-        return self._finish((crop.float().div_(255) for crop in crops), draws)
+        planes = (crop.to(torch.float32, memory_format=torch.contiguous_format) for crop in crops)
+        return self._finish((crop.div_(255) for crop in planes), draws)
 
     def _finish(self, crops: Iterable[Tensor], draws: Draws) -> tuple[list[Tensor], list[Tensor]]:
         """Finishes crops with intensities in [0, 1], in place, and parts global from local views."""

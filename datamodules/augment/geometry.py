@@ -97,5 +97,6 @@ def crop_resize_one(image: Tensor, box: list[int], flip: bool, size: int, interp
     """The same crop for one uint8 image [C, H, W]; returns uint8 [C, size, size]."""
     top, left, height, width = box
     window = image[None, :, top : top + height, left : left + width]
+    window = window.contiguous(memory_format=torch.channels_last)  # without gaps: the resize then takes half the time
     view = F.interpolate(window, (size, size), mode=interpolation, antialias=True)[0]
     return view.flip(-1) if flip else view

@@ -8,9 +8,10 @@ from torch import Tensor, nn
 class FeatureQueue(nn.Module):
     """The K newest keys, in a ring.
 
-    He et al., "Momentum Contrast for Unsupervised Visual Representation Learning", CVPR 2020, arXiv:1911.05722, section 3.2.
-    Persistent in checkpoints, and kept out of DDP's buffer broadcast by `SSLModule`, so that every rank holds the same gathered keys.
-    A method reads `keys`; the `QueueUpdate` callback writes, after backward, what the step returned in `enqueue`.
+    He et al., "Momentum Contrast for Unsupervised Visual Representation Learning", CVPR 2020, arXiv:1911.05722, section
+    3.2. Persistent in checkpoints, and kept out of DDP's buffer broadcast by `SSLModule`, so that every rank holds the
+    same gathered keys. A method reads `keys`; the `QueueUpdate` callback writes, after backward, what the step returned
+    in `enqueue`.
 
     Attributes:
         keys: [K, d] unit-norm, random directions at first.

@@ -29,5 +29,11 @@ class EMAPair:
     final_momentum: float
 
     def momentum_at(self, progress: float) -> float:
-        """m at a point of training, 0 at the start and 1 at the end: 1 - (1 - m0) * (cos(pi * progress) + 1) / 2 if it ends at 1."""
+        """The momentum m at a point of training.
+
+        BYOL's schedule (Grill et al., 2020, arXiv:2006.07733, section 3.3) with any end in place of 1.
+
+        Args:
+            progress: from 0 at the start to 1 at the end.
+        """
         return self.final_momentum - (self.final_momentum - self.momentum) * (math.cos(math.pi * progress) + 1) / 2

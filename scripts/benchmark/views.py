@@ -112,11 +112,13 @@ def large_cases(photos: list[Image.Image]) -> Iterator[Case]:
         for file in files:
             transform(Image.open(io.BytesIO(file)).convert("RGB"))
 
-    for name, transform in (("simclr", SimCLRTransform(224)), ("swav", SwaVTransform())):
+    simclr, swav = SimCLRTransform(224), SwaVTransform()
+    for title, name, theirs in (
+        ("SimCLR 224 px", "simclr", partial(lightly, simclr)),
+        ("SwAV 2 x 224 and 6 x 96 px", "swav", partial(lightly, swav)),
+    ):
         specs = [replace(spec, interpolation="bilinear") for spec in recipe(name, 224)]  # as lightly does
         augment = Augment(specs, MEAN, STD, seed=0)
-        title = {"simclr": "SimCLR 224 px", "swav": "SwAV 2 x 224 and 6 x 96 px"}[name]
-        theirs = partial(lightly, transform)
         yield f"{title}, the workers' part", len(files), partial(worker, augment), theirs
         yield f"{title}, all on one core", len(files), partial(whole, augment), theirs
 

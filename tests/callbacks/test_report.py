@@ -238,7 +238,8 @@ def test_the_sample_is_bounded_and_the_same_in_any_order():
         sample = ValidationSample(BlobData(3))
         for rows in order.split(130):
             sample.add(*batch_of(index[rows]))
-        samples.append(sample)
+            assert sum(len(part[0]) for part in sample._parts) < 2 * FEATURES + 130
+        samples.append(sample.finish())
     one, two = samples
     assert len(one) == FEATURES
     assert torch.equal(one.features, two.features) and torch.equal(one.thumbnails, two.thumbnails)
@@ -249,11 +250,17 @@ def test_the_sample_is_bounded_and_the_same_in_any_order():
     assert halves.min() > 115 and halves.max() < 135  # evenly over the set, not its first thousand
 
 
+def test_rows_that_pad_a_batch_are_no_images():
+    sample = ValidationSample(None)
+    sample.add(*batch_of(torch.tensor([3, -1, 5, -1])))
+    assert sorted(sample.finish().features[:, 0].tolist()) == [3, 5]
+
+
 def test_foreign_batches_are_passed_over():
     sample = ValidationSample(None)
     sample.add([torch.zeros(2, 3, 8, 8)], {"features": torch.zeros(2, 4)})
     sample.add(batch_of(torch.arange(2))[0], torch.tensor(1.0))
-    assert len(sample) == 0
+    assert len(sample.finish()) == 0
 
 
 def test_views_are_shrunk_by_one_factor():
@@ -360,10 +367,10 @@ def test_a_chart_is_well_formed_and_leaves_gaps_for_what_is_not_finite():
 
 def test_long_curves_are_thinned_but_end_where_they_end():
     curve = Curve()
-    for step in range(3001):
+    for step in range(3002):
         curve.add(step, 0, float(step))
     line = Line.of("x", curve, "#000")
-    assert len(line.step) <= 600 and line.step[-1] == 3000 and line.value == [float(s) for s in line.step]
+    assert len(line.step) <= 600 and line.step[-1] == 3001 and line.value == [float(s) for s in line.step]
 
 
 # ---- surroundings

@@ -171,7 +171,9 @@ def test_resumed_runs_see_what_the_uninterrupted_run_saw(when, options, num_work
         seed_everything(3, verbose=False)
         module = Recorder()
         fitted = trainer(default_root_dir=tmp_path, **options, **more)
-        fitted.fit(module, Toy(num_workers=num_workers), ckpt_path=checkpoint, weights_only=False if checkpoint else None)
+        fitted.fit(
+            module, Toy(num_workers=num_workers), ckpt_path=checkpoint, weights_only=False if checkpoint else None
+        )
         return history(module)
 
     saving = ModelCheckpoint(tmp_path, filename="{step}", save_top_k=-1, **when)

@@ -51,15 +51,10 @@ def test_start_amid_an_epoch_gives_its_remaining_batches_and_counts_all():
     assert [rows.tolist() for _, rows in sampler] == batches(whole, 3)
 
 
-def test_position_is_asked_when_the_iterator_is_made():
-    place = [(0, 4)]
-    iterator = iter(TrainSampler(50, 10, 0, 1, seed=4, position=lambda: place[0]))
-    place[0] = (7, 0)  # Lightning moves its counters between making an iterator and taking the first batch
-    assert [epoch for epoch, _ in iterator] == [0]
-
-
 def test_too_few_images_for_one_batch():
-    with pytest.raises(UserError, match=r"30 training images, fewer than one batch of 32 \(16 on each of 2 ranks\).*15"):
+    with pytest.raises(
+        UserError, match=r"30 training images, fewer than one batch of 32 \(16 on each of 2 ranks\).*15"
+    ):
         TrainSampler(30, 16, 0, 2, seed=0)
 
 
@@ -72,4 +67,6 @@ def test_evaluation_sees_each_image_once_and_keeps_ranks_in_step(num_images, wor
     sizes = [[len(batch) for batch in rank] for rank in ranks]
     assert all(size == sizes[0] for size in sizes)
     assert (seen < 0).sum() == -num_images % world_size
-    assert [len(EvalSampler(rows, batch_size, rank, world_size)) for rank in range(world_size)] == [len(sizes[0])] * world_size
+    assert [len(EvalSampler(rows, batch_size, rank, world_size)) for rank in range(world_size)] == [
+        len(sizes[0])
+    ] * world_size

@@ -1,5 +1,6 @@
 """Small data sets and a module that remembers the batches it was given."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -45,10 +46,11 @@ class Toy(ImageDataModule):
     default_mean = (0.5, 0.5, 0.5)
     default_std = (0.25, 0.25, 0.25)
 
-    def __init__(self, num_images: int = 40, bad: set[int] | None = None, bad_val: set[int] | None = None, **base) -> None:
-        super().__init__(**({"batch_size": 8, "eval_batch_size": 8, "num_workers": 0} | base))
+    def __init__(self, num_images: int = 40, bad: Iterable[int] = (), bad_val: Iterable[int] = (), **base: Any) -> None:
+        small: dict[str, Any] = {"batch_size": 8, "eval_batch_size": 8, "num_workers": 0}
+        super().__init__(**(small | base))
         self.num_images = num_images
-        self.bad, self.bad_val = bad or set(), bad_val or set()
+        self.bad, self.bad_val = set(bad), set(bad_val)
 
     def sources(self) -> tuple[Source, Source]:
         n = self.num_images
@@ -95,6 +97,7 @@ class Recorder(LightningModule):
         return 0
 
     def configure_optimizers(self) -> torch.optim.Optimizer:
+        assert self.trainer.estimated_stepping_batches  # makes the loader, before a checkpoint's counters are restored
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 

@@ -1,4 +1,5 @@
-"""Large batches in chunks: equal to the authors' two-pass code, and to the whole batch where images do not see each other."""
+"""Large batches in chunks: equal to the authors' two-pass code, and to the whole batch where images do not see each
+other."""
 
 import numpy as np
 import pytest
@@ -131,7 +132,8 @@ def test_two_ranks_average_to_the_gradient_of_one_process(golden):
     for name in ("l1.weight", "l1.bias", "l2.weight", "l2.bias"):
         mean = np.mean([a[name] for a in answers], axis=0)  # what DDP leaves
         np.testing.assert_allclose(mean, g[f"pair_grad.{name}"], rtol=1e-9, atol=1e-12)
-        # In the authors' code every rank takes the global loss, so that only the sum over ranks is right: short by 2 after a mean.
+        # In the authors' code every rank takes the global loss, so that only the sum over ranks is right: short by 2
+        # after a mean.
         np.testing.assert_allclose(
             2 * mean, 2 * (g[f"w2_pair_grad_r0.{name}"] + g[f"w2_pair_grad_r1.{name}"]), rtol=1e-9, atol=1e-12
         )

@@ -11,7 +11,8 @@ NAMES = ("weight", "bias", "bn_weight", "zero_weight")
 def descend(
     golden: dict[str, torch.Tensor], groups: list[list[str]], adapt: list[bool], **options
 ) -> dict[str, torch.Tensor]:
-    """Feeds the golden gradients to an optimiser whose rate changes every step; groups that do not adapt do not decay either."""
+    """Feeds the golden gradients to an optimiser whose rate changes every step; groups that do not adapt do not decay
+    either."""
     decay, momentum, trust = golden["wd_mom_eta"].tolist()
     params = {name: golden[f"p0.{name}"].clone().requires_grad_() for name in NAMES}
     torch_groups = [

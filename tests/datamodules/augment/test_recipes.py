@@ -54,6 +54,11 @@ def test_local_crops_keep_the_proportion(size, local):
     assert local_size(size) == local
 
 
+def test_local_crops_of_large_images_are_blurred_however_small_they_are():
+    (local,) = [spec for spec in recipe("dino", 128) if spec.role == "local"]
+    assert (local.size, local.blur, local.blur_kernel) == (48, 0.5, 13)
+
+
 @pytest.mark.parametrize("size", [32, 224])
 @pytest.mark.parametrize("name", RECIPES)
 def test_small_images_are_never_blurred_and_globals_come_first(name, size):

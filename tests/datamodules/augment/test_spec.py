@@ -46,7 +46,7 @@ def test_a_recipe_can_be_spelled_out_in_yaml(tmp_path):
     config.write_text(
         "views:\n- {size: 32, count: 2, crop_scale: [0.2, 1.0], jitter: 0.8, hue: 0.1}\n- {size: 16, role: local}\n"
     )
-    views = parser.instantiate_classes(parser.parse_args([f"--config={config}"])).views
+    views = parser.instantiate(parser.parse_args([f"--config={config}"])).views
     assert views == [
         ViewSpec(size=32, count=2, crop_scale=(0.2, 1.0), jitter=0.8, hue=0.1),
         ViewSpec(size=16, role="local"),

@@ -1,0 +1,96 @@
+"""Runs a configuration and writes what it came to, with commit, hardware, seconds and memory, as one JSON under results/.
+
+python scripts/reproduce.py configs/cifar10/simclr_short.yaml --name cifar10-simclr-short-cpu -- --data.path FOLDER
+python scripts/reproduce.py configs/cifar10/simclr.yaml --name cifar10-simclr-r18-30ep -- --data.path FOLDER \
+    --trainer.max_epochs 30 --trainer.precision bf16-mixed --trainer.check_val_every_n_epoch 5
+"""
+
+import argparse
+import csv
+import json
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+CURVE = ("probe/val_top1", "knn/val_top1", "representation/effective_rank", "representation/feature_std")
+
+
+def hardware() -> dict[str, Any]:
+    """What the run ran on; imports torch, so only after the run."""
+    import torch
+
+    cuda = torch.cuda.is_available()
+    return {
+        "accelerator": torch.cuda.get_device_name() if cuda else "none",
+        "cpu": platform.processor() or platform.machine(),
+        "threads": torch.get_num_threads(),
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }
+
+
+def commit() -> str:
+    """The code's revision, with a mark where the tree differs from it."""
+    git = ["git", "-C", str(ROOT)]
+    revision = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+    changed = subprocess.run(
+        [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True
+    ).stdout
+    return revision + (" with changes" if changed.strip() else "")
+
+
+def curve(metrics: Path) -> list[dict[str, float]]:
+    """One row a validation: step and the watchers' values."""
+    with metrics.open() as file:
+        rows = [row for row in csv.DictReader(file) if any(row.get(name) for name in CURVE)]
+    return [{"step": int(row["step"])} | {name: float(row[name]) for name in CURVE if row.get(name)} for row in rows]
+
+
+def peak_memory(arguments: list[str]) -> tuple[int, float]:
+    """Runs a command to its end; its exit status, and the peak resident memory in MiB of it and its children."""
+    import resource
+
+    status = subprocess.run(arguments, cwd=ROOT).returncode
+    return status, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("config", type=Path, help="a YAML under configs/")
+    parser.add_argument("--name", required=True, help="results/NAME.json is written")
+    parser.add_argument("flags", nargs="*", help="further flags of cli.py, after --")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder:
+        flags = ["--config", str(options.config), *options.flags, "--trainer.default_root_dir", folder]
+        started = time.perf_counter()
+        status, memory = peak_memory([sys.executable, "cli.py", "fit", *flags])
+        seconds = time.perf_counter() - started
+        if status:
+            sys.exit(status)
+        run = Path(folder) / "version_0"
+        summary = json.loads((run / "summary.json").read_text())
+        shown = [
+            flag for before, flag in zip(["", *options.flags], options.flags, strict=False) if before != "--data.path"
+        ]
+        result = {
+            "config": str(options.config),
+            "flags": [flag for flag in shown if flag != "--data.path"],
+            "commit": commit(),
+            "hardware": hardware(),
+            "seconds": round(seconds, 1),
+            "peak_host_memory_mib": round(memory),
+            "summary": {k: v for k, v in summary.items() if k not in ("report", "checkpoint", "resume", "metrics")},
+            "curve": curve(run / "metrics.csv"),
+        }
+    path = ROOT / "results" / f"{options.name}.json"
+    path.write_text(json.dumps(result, indent=2) + "\n")
+    print(f"written: {path.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()
