@@ -42,7 +42,7 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def __init__(
         self,
-        views: str | list[ViewSpec] = "simclr",
+        views: str | list[ViewSpec] | None = None,
         image_size: int | None = None,
         batch_size: int = 256,
         eval_batch_size: int = 512,
@@ -56,7 +56,8 @@ class ImageDataModule(LightningDataModule, ABC):
     ) -> None:
         """
         Args:
-            views: recipe of the training views, by name or spelled out as a list of view specifications.
+            views: recipe of the training views, by name or spelled out as a list of view specifications; null for
+                the method's own.
             image_size: side in pixels of a named recipe's global views and of clean images; null for that of the data
                 set.
             batch_size: images per rank and training step.
@@ -93,8 +94,16 @@ class ImageDataModule(LightningDataModule, ABC):
 
     @property
     def specs(self) -> list[ViewSpec]:
-        """The recipe of the training views, spelled out."""
-        return recipe(self.views, self.image_size) if isinstance(self.views, str) else self.views
+        """The recipe of the training views, spelled out; the method's own where none is set."""
+        views = self.views
+        if views is None:
+            views = getattr(self.trainer and self.trainer.lightning_module, "recipe", "simclr")
+        return recipe(views, self.image_size) if isinstance(views, str) else views
+
+    @property
+    def num_train_images(self) -> int:
+        """Images in the training set; known after `setup`."""
+        return len(self._sources["train"])
 
     @abstractmethod
     def sources(self) -> tuple[Source, Source]:

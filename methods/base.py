@@ -109,6 +109,7 @@ class SSLModule(LightningModule, abc.ABC):
         """Runs `step`, logs its scalars, and hands the watchers what they need without its graph."""
         output = self.step(batch)
         self.log("train/loss", output.loss, batch_size=len(batch.label))
+        self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=len(batch.label))
         self.log_dict({f"train/{name}": value for name, value in output.logs.items()}, batch_size=len(batch.label))
         return {
             "loss": output.loss,
@@ -186,6 +187,8 @@ class SSLModule(LightningModule, abc.ABC):
             raise UserError(
                 "The learning rate is scaled by the batch size: give the data module an attribute `batch_size`."
             )
+        if trainer.train_dataloader is None:
+            trainer.fit_loop.setup_data()  # a run that counts steps, not epochs, would not know the length of an epoch
         total = trainer.estimated_stepping_batches
         batches, window = trainer.num_training_batches, trainer.accumulate_grad_batches  # batches may be infinite
         optimizer, schedule = self.optim.build(

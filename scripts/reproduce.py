@@ -1,4 +1,4 @@
-"""Runs a configuration and writes what it came to, with commit, hardware, seconds and memory, as one JSON under results/.
+"""Runs a configuration; writes what it came to, with commit, hardware, seconds and memory, as a JSON under results/.
 
 python scripts/reproduce.py configs/cifar10/simclr_short.yaml --name cifar10-simclr-short-cpu -- --data.path FOLDER
 python scripts/reproduce.py configs/cifar10/simclr.yaml --name cifar10-simclr-r18-30ep -- --data.path FOLDER \

@@ -15,7 +15,7 @@ _TITLES = {
     "representation/feature_std": "Standard deviation of the features",
     "representation/effective_rank": "Effective rank: directions in use",
     "representation/alignment": "Alignment: distance of two views",
-    "representation/uniformity": "Uniformity: the lower, the more spread out",
+    "representation/uniformity": "Uniformity: lower is more spread out",
 }
 _BASELINES = {"knn/untrained_top1": "kNN of the untrained network", "knn/pixels_top1": "kNN of the raw pixels"}
 _ACCURACIES = {
@@ -69,7 +69,7 @@ def curves(record: Record) -> str:
 
 def _accuracy_lines(accuracies: dict[str, Curve]) -> list[Line]:
     """The kNN and probe accuracies, and as dashed levels what they are compared with."""
-    steps = [step for curve in accuracies.values() for step in (curve.points()[0][0], curve.latest[0])]
+    last = max(curve.latest[0] for curve in accuracies.values())
     lines = []
     names = sorted(accuracies, key=lambda name: [*_ACCURACIES, name].index(name))
     for name in names:
@@ -79,7 +79,7 @@ def _accuracy_lines(accuracies: dict[str, Curve]) -> list[Line]:
     for (name, label), colour in zip(_BASELINES.items(), BASELINES, strict=True):
         if name in accuracies:
             level = 100 * accuracies[name].latest[2]
-            lines.append(Line(label, [min(steps), max(steps)], [], [level, level], colour, dashed=True))
+            lines.append(Line(label, [0, last], [], [level, level], colour, dashed=True))
     return lines
 
 

@@ -39,7 +39,8 @@ function nearestIndex(list, value) {
 for (const plot of document.querySelectorAll(".plot")) {
   const data = JSON.parse(plot.dataset.plot);
   const svg = plot.querySelector("svg"), cursor = plot.querySelector(".cursor");
-  const steps = [...new Set(data.lines.flatMap((line) => line.step))].sort((a, b) => a - b);
+  const measured = data.lines.filter((line) => line.epoch.length);
+  const steps = [...new Set(measured.flatMap((line) => line.step))].sort((a, b) => a - b);
   svg.addEventListener("pointermove", (event) => {
     const box = svg.getBoundingClientRect();
     const x = (event.clientX - box.left) * data.width / box.width;
@@ -49,8 +50,7 @@ for (const plot of document.querySelectorAll(".plot")) {
     cursor.setAttribute("x1", at);
     cursor.setAttribute("x2", at);
     cursor.setAttribute("visibility", "visible");
-    const dated = data.lines.find((line) => line.epoch.length);
-    const epoch = dated.epoch[nearestIndex(dated.step, step)] + 1;
+    const epoch = measured[0].epoch[nearestIndex(measured[0].step, step)] + 1;
     const rows = data.lines.map((line) => {
       const value = line.value[nearestIndex(line.step, step)];
       const text = value === null ? "not finite" : `${Number(value.toPrecision(5))}${data.unit}`;

@@ -4,9 +4,11 @@ mantissa.
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_leaves, tree_map
 
 _HALF = (torch.float16, torch.bfloat16)
 
@@ -18,9 +20,13 @@ def full_precision(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
 
     @functools.wraps(function)
     def wrapped(*args, **kwargs) -> Tensor:
-        device = next(a.device.type for a in args if isinstance(a, Tensor))
-        widened = [a.float() if isinstance(a, Tensor) and a.dtype in _HALF else a for a in args]
+        device = next(leaf.device.type for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor))
+        args, kwargs = tree_map(_widen, (args, kwargs))  # tensors in lists and dictionaries included
         with torch.autocast(device, enabled=False):
-            return function(*widened, **kwargs)
+            return function(*args, **kwargs)
 
     return wrapped
+
+
+def _widen(x: Any) -> Any:
+    return x.float() if isinstance(x, Tensor) and x.dtype in _HALF else x

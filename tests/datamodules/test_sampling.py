@@ -64,6 +64,9 @@ def test_evaluation_sees_each_image_once_and_keeps_ranks_in_step(num_images, wor
     ranks = [list(EvalSampler(rows, batch_size, rank, world_size)) for rank in range(world_size)]
     seen = np.concatenate([batch for rank in ranks for batch in rank])
     assert sorted(seen[seen >= 0]) == rows.tolist()
+    whole = num_images // world_size
+    for rank, share in enumerate(ranks):  # strided
+        assert np.concatenate(share)[:whole].tolist() == rows[rank::world_size][:whole].tolist()
     sizes = [[len(batch) for batch in rank] for rank in ranks]
     assert all(size == sizes[0] for size in sizes)
     assert (seen < 0).sum() == -num_images % world_size

@@ -1,4 +1,4 @@
-"""Schedule against the authors' numbers, parameter groups against a hand-kept list, mistakes against their sentences."""
+"""Schedule against the authors' numbers, groups against a hand-kept list, mistakes against their sentences."""
 
 import copy
 import math
@@ -103,6 +103,15 @@ def test_a_warm_up_epoch_has_the_steps_that_accumulation_leaves():
     trainer.fit(module, datamodule=Prepared([batch] * 5, [batch], None))  # 5 batches in windows of 2: 3 steps an epoch
     scheduler = trainer.lr_scheduler_configs[0].scheduler
     assert [scheduler.lr_lambdas[0](step) for step in (0, 1, 3, 6)] == pytest.approx([0, 1 / 3, 1, 0])
+
+
+def test_a_run_that_counts_steps_knows_its_epochs():
+    module = small(SimCLR, optim=OptimConfig("sgd", lr=1.0, lr_scaling="none", warmup_epochs=2))
+    batch = views(SimCLR, 4)
+    trainer = quiet_trainer([], max_epochs=-1, max_steps=7)
+    trainer.fit(module, datamodule=Prepared([batch] * 3, [batch], None))
+    scheduler = trainer.lr_scheduler_configs[0].scheduler
+    assert [scheduler.lr_lambdas[0](step) for step in (0, 3, 6, 7)] == pytest.approx([0, 1 / 2, 1, 0])
 
 
 def names(module: nn.Module, group: str) -> set[str]:

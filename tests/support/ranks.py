@@ -13,7 +13,9 @@ import torch.distributed as dist
 
 # Forked from a server that has imported the slow libraries once and never ran a thread.
 _context = multiprocessing.get_context("forkserver")
-_context.set_forkserver_preload(["torch", "torchvision", "pytorch_lightning.cli", "methods", "datamodules", "callbacks", "sklearn.datasets", "sklearn.manifold"])
+_context.set_forkserver_preload(
+    ["torchvision", "pytorch_lightning.cli", "methods", "datamodules", "callbacks", "sklearn.datasets", "sklearn.manifold"]
+)
 
 
 def _run(rank: int, world_size: int, port: int, function: Callable[..., Any], args: tuple, results: Any) -> None:

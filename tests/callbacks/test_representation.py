@@ -1,0 +1,161 @@
+"""Collapse metrics against their definitions, and the verdict that follows from them."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from callbacks import RepresentationMonitor
+from callbacks.representation import alignment, effective_rank, feature_std, uniformity
+from tests.support.replay import Prepared, batches, watch
+
+D = 8
+
+
+def unit(x: Tensor) -> np.ndarray:
+    x = x.double().numpy()
+    return x / np.linalg.norm(x, axis=1, keepdims=True)
+
+
+def test_std_is_zero_for_one_point_and_one_for_the_sphere():
+    direction = torch.randn(1, D)
+    assert float(feature_std(direction * torch.rand(64, 1))) == pytest.approx(0, abs=1e-5)  # only norms differ
+    assert float(feature_std(torch.randn(4096, D))) == pytest.approx(1, abs=0.02)
+    h = torch.randn(32, D)
+    assert float(feature_std(h)) == pytest.approx(unit(h).std(0, ddof=1).mean() * math.sqrt(D), rel=1e-5)
+
+
+def rank_by_definition(features: Tensor) -> float:
+    p = np.linalg.svd(features.double().numpy(), compute_uv=False)
+    p = p / p.sum()
+    return float(np.exp(-(p * np.log(p + 1e-30)).sum()))
+
+
+@pytest.mark.parametrize("shape", [(64, D), (5, D)])
+def test_effective_rank_equals_its_definition(shape):
+    h = torch.randn(shape) * torch.logspace(0, -3, D)
+    assert float(effective_rank(h)) == pytest.approx(rank_by_definition(h), rel=1e-4)
+    assert float(effective_rank(7 * h)) == pytest.approx(float(effective_rank(h)), rel=1e-4)
+
+
+def test_effective_rank_of_known_features():
+    orthogonal = torch.linalg.qr(torch.randn(64, D)).Q
+    assert float(effective_rank(orthogonal)) == pytest.approx(D, rel=1e-4)
+    assert float(effective_rank(torch.randn(64, 1) @ torch.randn(1, D))) == pytest.approx(1, abs=1e-3)
+    assert float(effective_rank(orthogonal[:, :3] @ torch.linalg.qr(torch.randn(D, 3)).Q.T)) == pytest.approx(
+        3, rel=1e-3
+    )
+    assert float(effective_rank(torch.zeros(4, D))) == pytest.approx(1, abs=1e-3)
+    assert effective_rank(torch.full((4, D), torch.nan)).isnan()
+
+
+def test_alignment_and_uniformity_equal_double_loops():
+    h, other = torch.randn(2, 12, D)
+    a, b = unit(h), unit(other)
+    distances = [((x - y) ** 2).sum() for x, y in zip(a, b, strict=True)]
+    assert float(alignment(3 * h, other)) == pytest.approx(np.mean(distances), rel=1e-5)
+    pairs = [math.exp(-2 * ((a[i] - a[j]) ** 2).sum()) for i in range(12) for j in range(i)]
+    assert float(uniformity(3 * h)) == pytest.approx(math.log(np.mean(pairs)), rel=1e-5)
+
+
+def test_ends_of_alignment_and_uniformity():
+    h = torch.randn(12, D)
+    assert float(alignment(h, 5 * h)) == pytest.approx(0, abs=1e-10)
+    assert float(alignment(h, -h)) == pytest.approx(4, rel=1e-6)
+    assert float(uniformity(h[:1].expand(12, D))) == pytest.approx(0, abs=1e-6)
+
+
+def data(train: Tensor, positives: Tensor | None, val: Tensor, padding: int = 0) -> Prepared:
+    """Unlabelled; the last rows of the validation set only pad."""
+    no_label = torch.full((len(train),), -1)
+    val_batches = batches(val, torch.full((len(val),), -1), 10)
+    if padding:
+        last = val_batches[-1]
+        val_batches[-1] = last._replace(index=torch.cat([last.index[:-padding], torch.full((padding,), -1)]))
+    return Prepared(batches(train, no_label, 4, positives), val_batches, None)
+
+
+def test_logs_all_metrics_of_the_right_images():
+    train, positives, val = torch.randn(12, D), torch.randn(12, D), torch.randn(40, D)
+    val[-3:] = 1e6  # padding must not enter
+    monitor = RepresentationMonitor()
+    logged = watch(monitor, data(train, positives, val, padding=3)).callback_metrics
+    means = [float(alignment(x, y)) for x, y in zip(train.split(4), positives.split(4), strict=True)]
+    expected = {
+        "representation/feature_std": float(feature_std(val[:-3])),
+        "representation/effective_rank": float(effective_rank(val[:-3])),
+        "representation/uniformity": float(uniformity(val[:-3])),
+        "representation/alignment": float(np.mean(means)),
+    }
+    assert {name: float(value) for name, value in logged.items()} == pytest.approx(expected, rel=1e-5)
+    assert monitor.verdict == f"alive: std {expected['representation/feature_std']:.2f}, 8 of 8 directions in use"
+
+
+def test_each_epoch_has_its_own_alignment_and_images_are_bounded():
+    train, val = torch.randn(8, D), torch.randn(40, D)
+    monitor = RepresentationMonitor(max_images=15)
+    logged = watch(monitor, data(train, train + 0.1, val), max_epochs=3).callback_metrics
+    expected = np.mean([float(alignment(x, x + 0.1)) for x in train.split(4)])
+    assert float(logged["representation/alignment"]) == pytest.approx(expected, rel=1e-4)
+    assert float(logged["representation/feature_std"]) == pytest.approx(float(feature_std(val[:15])), rel=1e-5)
+
+
+def test_no_second_view_no_alignment_and_no_sanity_check():
+    monitor = RepresentationMonitor()
+    logged = watch(monitor, data(torch.randn(8, D), None, torch.randn(20, D)), num_sanity_val_steps=2).callback_metrics
+    assert set(logged) == {f"representation/{name}" for name in ("feature_std", "effective_rank", "uniformity")}
+
+
+POINT = torch.ones(1, D) + 1e-4 * torch.randn(40, D)
+LINE = torch.randn(40, 1).sign() * torch.ones(1, D) + 0.01 * torch.randn(40, D)
+
+
+@pytest.mark.parametrize(("val", "word"), [(POINT, "same point"), (LINE, "of 8 directions"), (POINT / 0, "not finite")])
+def test_collapse_is_called_by_its_name(val, word):
+    monitor = RepresentationMonitor()
+    with pytest.warns(UserWarning, match=word):
+        trainer = watch(monitor, data(torch.randn(8, D), None, val), max_epochs=2)
+    assert word in monitor.verdict
+    assert not monitor.verdict.startswith("alive")
+    assert monitor.collapsed_for == 2
+    assert trainer.current_epoch == 2  # it watches, and does not act unless asked to
+
+
+@pytest.mark.filterwarnings("ignore:The representation has collapsed")
+def test_stops_when_collapsed_for_long_enough():
+    monitor = RepresentationMonitor(stop_on_collapse=True, patience=3)
+    trainer = watch(monitor, data(torch.randn(8, D), None, POINT), max_epochs=9)
+    assert trainer.current_epoch == 3
+
+
+class Dozing(RepresentationMonitor):
+    """Sees a healthy validation in between."""
+
+    def on_validation_epoch_end(self, trainer, pl_module) -> None:
+        if trainer.current_epoch == 1:
+            self._features = [torch.randn(40, D)]
+        super().on_validation_epoch_end(trainer, pl_module)
+
+
+@pytest.mark.filterwarnings("ignore:The representation has collapsed")
+def test_recovery_starts_the_count_anew():
+    monitor = Dozing(stop_on_collapse=True, patience=2)
+    assert watch(monitor, data(torch.randn(8, D), None, POINT), max_epochs=9).current_epoch == 4
+
+
+@pytest.mark.filterwarnings("ignore:The representation has collapsed")
+def test_patience_survives_a_resume(tmp_path):
+    prepared = data(torch.randn(8, D), None, POINT)
+    watch(RepresentationMonitor(), prepared, max_epochs=2).save_checkpoint(tmp_path / "two.ckpt")
+    monitor = RepresentationMonitor(stop_on_collapse=True, patience=3)
+    assert watch(monitor, prepared, tmp_path / "two.ckpt", max_epochs=9).current_epoch == 3
+
+
+def test_unit_features_are_not_changed_by_their_norm():
+    h = torch.randn(16, D)
+    scaled = h * torch.rand(16, 1).add(0.5)
+    torch.testing.assert_close(feature_std(scaled), feature_std(h))
+    torch.testing.assert_close(uniformity(scaled), uniformity(F.normalize(h, dim=1)))

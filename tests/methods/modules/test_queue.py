@@ -1,0 +1,52 @@
+"""The ring of features against Python's own."""
+
+from collections import deque
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from methods.modules import FeatureQueue
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 7])
+def test_holds_what_a_deque_holds_after_any_pushes(size):
+    generator = torch.Generator().manual_seed(size)
+    queue = FeatureQueue(size, 2)
+    reference = deque((row.tolist() for row in queue.keys), maxlen=size)
+    pushed = 0
+    for batch in torch.randint(0, 2 * size + 2, (40,), generator=generator).tolist():  # also none, also more than K
+        keys = torch.arange(pushed, pushed + batch, dtype=torch.float32)[:, None].repeat(1, 2)
+        queue.push(keys)
+        reference.extend(keys.tolist())
+        pushed += batch
+        from_oldest = queue.keys.roll(-int(queue.pointer), dims=0)
+        assert from_oldest.tolist() == list(reference)
+        assert int(queue.seen) == pushed
+        assert int(queue.pointer) == pushed % size
+
+
+def test_starts_with_random_directions():
+    queue = FeatureQueue(64, 8)
+    torch.testing.assert_close(queue.keys.norm(dim=1), torch.ones(64))
+    assert queue.keys.unique(dim=0).shape == (64, 8)
+    assert (int(queue.pointer), int(queue.seen)) == (0, 0)
+
+
+def test_everything_is_in_the_checkpoint_and_nothing_is_trained():
+    queue = FeatureQueue(4, 2)
+    queue.push(F.normalize(torch.randn(3, 2), dim=1))
+    fresh = FeatureQueue(4, 2)
+    fresh.load_state_dict(queue.state_dict(), strict=True)
+    assert set(queue.state_dict()) == {"keys", "pointer", "seen"}
+    assert torch.equal(fresh.keys, queue.keys)
+    assert (int(fresh.pointer), int(fresh.seen)) == (3, 3)
+    assert not list(queue.parameters())
+
+
+def test_keys_of_another_precision_and_with_gradient():
+    queue = FeatureQueue(4, 2)
+    queue.push(torch.ones(2, 2, dtype=torch.bfloat16, requires_grad=True))
+    assert queue.keys.dtype == torch.float32
+    assert not queue.keys.requires_grad
+    assert queue.keys[:2].tolist() == [[1, 1], [1, 1]]
