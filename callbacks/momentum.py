@@ -34,8 +34,7 @@ class MomentumUpdate(Callback):
         """Moves every teacher if the optimiser has stepped, with the momentum of the step just done."""
         if trainer.global_step == self._step_before:
             return
-        total = trainer.estimated_stepping_batches
-        progress = 0.0 if total == float("inf") else self._step_before / max(1, total)
+        progress = self._step_before / max(1, trainer.estimated_stepping_batches)  # stays 0 in a run without an end
         for pair in pl_module.ema_pairs():  # pyright: ignore[reportCallIssue]
             teachers, students = list(pair.teacher.parameters()), list(pair.student.parameters())
             torch._foreach_lerp_(teachers, students, 1 - pair.momentum_at(progress))

@@ -34,23 +34,25 @@ class BackboneConfig:
 
 
 class ConvNet(nn.Module):
-    """Four 3x3 convolutions with BatchNorm and ReLU, 2x2 max-pooling between them, then the mean over positions.
+    """Four 3x3 convolutions with BatchNorm and ReLU, max-pooled after the first and third, then the mean over positions.
 
-    For images of 16 to 64 px and machines without an accelerator.
+    For images of 16 to 64 px and machines without an accelerator. Pooling only twice keeps enough positions for the mean to
+    forget where a thing is; with a third pooling, kNN on scattered digits ends several points lower.
 
     Args:
         in_channels: channels of the images.
-        width: channels of the first layer; they double at every pooling.
+        width: channels of the first layer; each further layer has twice as many.
     """
 
     def __init__(self, in_channels: int = 3, width: int = 32) -> None:
         super().__init__()
         widths = [in_channels, width, 2 * width, 4 * width, 8 * width]
         layers: list[nn.Module] = []
-        for before, after in zip(widths[:-1], widths[1:], strict=True):
+        for depth, (before, after) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
             layers += [nn.Conv2d(before, after, 3, padding=1, bias=False), nn.BatchNorm2d(after), nn.ReLU(inplace=True)]
-            layers.append(nn.MaxPool2d(2))
-        self.layers = nn.Sequential(*layers[:-1])
+            if depth in (0, 2):
+                layers.append(nn.MaxPool2d(2))
+        self.layers = nn.Sequential(*layers)
         self.feature_dim = widths[-1]
 
     def forward(self, images: Tensor) -> Tensor:

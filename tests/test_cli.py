@@ -21,9 +21,16 @@ pytestmark = pytest.mark.process
 # A run of seconds: the digits, a tiny net, no warm-up, nothing drawn.
 TINY = shlex.split(
     "--model SimCLR --model.hidden_dim 16 --model.out_dim 8 --model.backbone.name convnet "
-    "--model.backbone.in_channels 1 --model.backbone.options '{width: 4}' --model.optim.optimizer sgd --data Digits --data.max_train_images 64 "
-    "--data.max_val_images 32 --data.batch_size 16 --trainer.max_epochs 1 --trainer.accelerator cpu"
+    "--model.backbone.in_channels 1 --model.backbone.options '{width: 4}' --model.optim.optimizer sgd "
+    "--data Digits --data.max_train_images 64 --data.max_val_images 32 --data.batch_size 16 --trainer.max_epochs 1 --trainer.accelerator cpu"
 )
+
+
+def write_readme_example(folder: Path) -> None:
+    """The method of one's own that the README shows."""
+    example = re.search(r"```python\n# cold.py\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert example is not None
+    (folder / "cold.py").write_text(example[1])
 
 
 def test_print_config_of_method_and_data_by_name(tmp_path):
@@ -127,9 +134,7 @@ def test_a_resumed_run_keeps_the_flags_it_is_given(tmp_path):
 
 def test_a_subclass_in_a_folder_of_its_own_trains(tmp_path):
     """The example of the README, word for word."""
-    example = re.search(r"```python\n# cold.py\n(.*?)```", (ROOT / "README.md").read_text(), re.DOTALL)
-    assert example is not None
-    (tmp_path / "cold.py").write_text(example[1])
+    write_readme_example(tmp_path)
     mine = ["--model", "cold.ColdSimCLR", "--model.chill", "3", *TINY[2:]]
     code, text = cli("fit", *mine, folder=tmp_path)
     assert code == 0, text
@@ -161,9 +166,7 @@ def test_readme_commands_parse(tmp_path):
     readme = (ROOT / "README.md").read_text()
     commands = re.findall(r"^python (?:path/to/parallax/)?cli\.py (.*?)(?:\s+#.*)?$", readme, re.MULTILINE)
     assert len(commands) >= 4
-    (tmp_path / "cold.py").write_text(
-        "from methods import SimCLR\nclass ColdSimCLR(SimCLR):\n    def __init__(self, chill: float = 2.0, **simclr):\n        super().__init__(**simclr)\n"
-    )
+    write_readme_example(tmp_path)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     for command in commands:
         code, text = cli(*shlex.split(command), "--print_config", folder=tmp_path)

@@ -36,7 +36,7 @@ def test_features_have_the_announced_size_for_any_channels(config, channels):
 
 @pytest.mark.parametrize(
     ("name", "dim"),
-    [("resnet50", 2048), ("mobilenet_v3_small", 576), ("convnext_tiny", 768), ("densenet121", 1024)],
+    [("resnet50", 2048), ("mobilenet_v2", 1280), ("convnext_tiny", 768), ("densenet121", 1024)],
 )
 def test_torchvision_families_lose_their_classifier_only(name, dim):
     network = build_backbone(BackboneConfig(name)).eval()

@@ -14,7 +14,15 @@ import torch.distributed as dist
 # Forked from a server that has imported the slow libraries once and never ran a thread.
 _context = multiprocessing.get_context("forkserver")
 _context.set_forkserver_preload(
-    ["torchvision", "pytorch_lightning.cli", "methods", "datamodules", "callbacks", "sklearn.datasets", "sklearn.manifold"]
+    [
+        "torchvision",
+        "pytorch_lightning.cli",
+        "methods",
+        "datamodules",
+        "callbacks",
+        "sklearn.datasets",
+        "sklearn.manifold",
+    ]
 )
 
 

@@ -5,6 +5,7 @@ from collections import deque
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from methods.modules import FeatureQueue
 
@@ -24,6 +25,23 @@ def test_holds_what_a_deque_holds_after_any_pushes(size):
         assert from_oldest.tolist() == list(reference)
         assert int(queue.seen) == pushed
         assert int(queue.pointer) == pushed % size
+
+
+class NoSlotTwice(TorchDispatchMode):
+    """Fails where one slot is written twice at once: on an accelerator, whichever write came last would stay."""
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.index_copy_.default:
+            assert args[2].unique().numel() == args[2].numel(), "a slot is written twice"
+        return func(*args, **(kwargs or {}))
+
+
+def test_more_keys_than_slots_do_not_race():
+    queue = FeatureQueue(3, 2)
+    with NoSlotTwice():
+        queue.push(torch.randn(8, 2))
+    with pytest.raises(AssertionError, match="twice"), NoSlotTwice():
+        queue.keys.index_copy_(0, torch.tensor([1, 1]), torch.randn(2, 2))
 
 
 def test_starts_with_random_directions():
