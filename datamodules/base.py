@@ -13,21 +13,18 @@ from datamodules.augment import Augment, CleanView, ViewSpec, recipe
 from datamodules.cache import CacheChoice, Split, SplitName, open_split
 from datamodules.errors import UserError
 from datamodules.faults import FaultReport
-from datamodules.loading import CleanBatches, RawBatch, Refusal, ResumableLoader, TrainBatches, cores_per_rank
+from datamodules.loading import CleanBatches, RawBatch, Refusal, ResumableLoader, TrainBatches, default_workers
 from datamodules.randomness import run_seed
 from datamodules.sampling import EvalSampler, TrainSampler, next_position
 from datamodules.sources import Source, Subset, subset_rows
 from datamodules.views import Views
 
-_MAX_WORKERS = 16  # for each rank, unless the user says otherwise: each holds two batches of crops
-
 
 class ImageDataModule(LightningDataModule, ABC):
     """Training views and clean validation images of one data set; a subclass says where the images come from.
 
-    Training batches hold the augmented views of the recipe, all other batches one clean view; both are made on the
-    device, in fp32 (and converted only then, for a Trainer of 16- or 64-bit precision). Test and prediction use the
-    validation images.
+    Training batches hold the augmented views of the recipe, all other batches one clean view; both are made on the device,
+    in fp32 (and converted only then, for a 16- or 64-bit Trainer). Test and prediction use the validation images.
 
     Attributes:
         num_channels: channels of the images.
@@ -95,9 +92,7 @@ class ImageDataModule(LightningDataModule, ABC):
     @property
     def specs(self) -> list[ViewSpec]:
         """The recipe of the training views, spelled out; the method's own where none is set."""
-        views = self.views
-        if views is None:
-            views = getattr(self.trainer and self.trainer.lightning_module, "recipe", "simclr")
+        views = self.views or getattr(self.trainer and self.trainer.lightning_module, "recipe", "simclr")
         return recipe(views, self.image_size) if isinstance(views, str) else views
 
     @property
@@ -205,9 +200,7 @@ class ImageDataModule(LightningDataModule, ABC):
         if name not in self._splits:
             source = self._sources[name]
             split = open_split(name, source, self.cache, self._device, self.unreadable, self._faults)
-            assert split.num_channels == self.num_channels, (
-                f"{type(self).__name__}.num_channels should be {split.num_channels}"
-            )
+            assert split.num_channels == self.num_channels, f"num_channels should be {split.num_channels}"
             self._splits[name] = split
         return self._splits[name]
 
@@ -226,8 +219,7 @@ class ImageDataModule(LightningDataModule, ABC):
     ) -> ResumableLoader:
         num_workers = self.num_workers
         if num_workers is None:
-            ranks_here = self.trainer.num_devices if self.trainer else 1
-            num_workers = 0 if split.cache else min(_MAX_WORKERS, cores_per_rank(ranks_here))
+            num_workers = 0 if split.cache else default_workers(self.trainer.num_devices if self.trainer else 1)
         return ResumableLoader(
             batches,
             sampler=sampler,

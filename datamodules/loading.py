@@ -166,11 +166,11 @@ class ResumableLoader(DataLoader):
         """Nothing to load."""
 
 
-def cores_per_rank(ranks_here: int) -> int:
-    """A rank's share of the cores that this process may use, at least 1.
+def default_workers(ranks_here: int) -> int:
+    """Loading processes of one rank: its share of the cores that this process may use, from 1 to 16.
 
     Args:
         ranks_here: ranks on this machine.
     """
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, cores // ranks_here)
+    return min(16, max(1, cores // ranks_here))  # each holds two batches of crops

@@ -36,8 +36,8 @@ class BackboneConfig:
 class ConvNet(nn.Module):
     """Four 3x3 convolutions with BatchNorm and ReLU, max-pooled after the first and third, then the mean over positions.
 
-    For images of 16 to 64 px and machines without an accelerator. Pooling only twice keeps enough positions for the mean to
-    forget where a thing is; with a third pooling, kNN on scattered digits ends several points lower.
+    For images of 16 to 64 px and machines without an accelerator. Pooling only twice keeps enough positions for
+    the mean to forget where a thing is; with a third pooling, kNN on scattered digits ends several points lower.
 
     Args:
         in_channels: channels of the images.

@@ -92,9 +92,9 @@ class OptimConfig:
         scheduler = LambdaLR(optimizer, [(lambda _: 1.0) if g.get("fixed_lr") else curve for g in groups])
         options = ", ".join(f"{name} {value}" for name, value in self.options.items()) or "no further options"
         rank_zero_info(
-            f"Optimiser {type(optimizer).__name__}: lr {self.lr:g} for {self.lr_base_batch} images, {lr:g} after scaling "
-            f"({self.lr_scaling}) to the global batch of {global_batch_size}; weight decay {self.weight_decay:g}; "
-            f"warm-up {warmup} of {total_steps:g} steps; {options}."
+            f"Optimiser {type(optimizer).__name__}: lr {self.lr:g} for {self.lr_base_batch} images, {lr:g} after "
+            f"scaling ({self.lr_scaling}) to the global batch of {global_batch_size}; "
+            f"weight decay {self.weight_decay:g}; warm-up {warmup} of {total_steps:g} steps; {options}."
         )
         return optimizer, scheduler
 

@@ -22,7 +22,8 @@ pytestmark = pytest.mark.process
 TINY = shlex.split(
     "--model SimCLR --model.hidden_dim 16 --model.out_dim 8 --model.backbone.name convnet "
     "--model.backbone.in_channels 1 --model.backbone.options '{width: 4}' --model.optim.optimizer sgd "
-    "--data Digits --data.max_train_images 64 --data.max_val_images 32 --data.batch_size 16 --trainer.max_epochs 1 --trainer.accelerator cpu"
+    "--data Digits --data.max_train_images 64 --data.max_val_images 32 --data.batch_size 16 "
+    "--trainer.max_epochs 1 --trainer.accelerator cpu"
 )
 
 

@@ -21,11 +21,11 @@ class Outcome(NamedTuple):
 def _run(arguments: list[str], folder: str, environment: dict[str, str], log: str) -> int:
     os.chdir(folder)
     os.environ.update(environment)
-    with open(log, "w") as file:  # noqa: PTH123
+    with open(log, "w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115, PTH123
-    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115, PTH123
+    sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
+    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
     sys.argv = ["cli.py", *arguments]
     sys.path.insert(0, str(ROOT))  # as Python does for a script
     try:
