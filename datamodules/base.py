@@ -23,8 +23,9 @@ from datamodules.views import Views
 class ImageDataModule(LightningDataModule, ABC):
     """Training views and clean validation images of one data set; a subclass says where the images come from.
 
-    Training batches hold the augmented views of the recipe, all other batches one clean view; both are made on the device,
-    in fp32 (and converted only then, for a 16- or 64-bit Trainer). Test and prediction use the validation images.
+    Training batches hold the augmented views of the recipe, all other batches one clean view; both are made on the
+    device, in fp32 (and only then converted, for a 16- or 64-bit Trainer). Test and prediction take the validation
+    images.
 
     Attributes:
         num_channels: channels of the images.
@@ -55,8 +56,7 @@ class ImageDataModule(LightningDataModule, ABC):
         Args:
             views: recipe of the training views, by name or spelled out as a list of view specifications; null for
                 the method's own.
-            image_size: side in pixels of a named recipe's global views and of clean images; null for that of the data
-                set.
+            image_size: side in pixels of a named recipe's global views and of clean images; null for the data set's.
             batch_size: images per rank and training step.
             eval_batch_size: images per rank and batch wherever clean images are used.
             cache: where decoded images rest: `device` (one tensor on the accelerator, fastest), `ram` (one tensor in
@@ -242,7 +242,7 @@ class ImageDataModule(LightningDataModule, ABC):
                 )
 
     def _place(self) -> tuple[int, int]:
-        """This process' rank and the number of processes."""
+        """Rank and number of ranks."""
         return (self.trainer.global_rank, self.trainer.world_size) if self.trainer else (0, 1)
 
     @property

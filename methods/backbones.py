@@ -34,7 +34,7 @@ class BackboneConfig:
 
 
 class ConvNet(nn.Module):
-    """Four 3x3 convolutions with BatchNorm and ReLU, max-pooled after the first and third, then the mean over positions.
+    """Four 3x3 convolutions with BatchNorm and ReLU, max-pooled after first and third, then the mean over positions.
 
     For images of 16 to 64 px and machines without an accelerator. Pooling only twice keeps enough positions for
     the mean to forget where a thing is; with a third pooling, kNN on scattered digits ends several points lower.
@@ -85,7 +85,7 @@ def build_backbone(config: BackboneConfig) -> nn.Module:
 
 def _from_torchvision(config: BackboneConfig) -> nn.Module:
     weights = "DEFAULT" if config.pretrained else None
-    network = torchvision.models.get_model(config.name, weights=weights, **config.options)
+    network: Any = torchvision.models.get_model(config.name, weights=weights, **config.options)
     if getattr(network, "aux_logits", False):
         raise UserError(
             f"backbone {config.name!r} has auxiliary classifiers: switch them off with options {{aux_logits: false}}."
@@ -98,7 +98,7 @@ def _from_torchvision(config: BackboneConfig) -> nn.Module:
             f"backbone {config.name!r} from torchvision takes 3 channels and has no small-image stem: use a ResNet, or "
             f"the timm model of that name (timm/{config.name})."
         )
-    network.feature_dim = dim  # pyright: ignore[reportAttributeAccessIssue]
+    network.feature_dim = dim
     return network
 
 
@@ -138,7 +138,7 @@ def _from_timm(config: BackboneConfig) -> nn.Module:
             f"backbone {config.name!r} is known neither to torchvision nor to timm"
             + (f": did you mean {', '.join(near)}?" if near else ".")
         )
-    network = timm.create_model(
+    network: Any = timm.create_model(
         name, pretrained=config.pretrained, num_classes=0, in_chans=config.in_channels, **config.options
     )
     if config.small_images:

@@ -117,7 +117,7 @@ def test_a_class_of_ones_own(own_module):
     ("settings", "sentence"),
     [
         ({"options": {"known": False}}, "feature_dim"),
-        ({"options": {"widht": 5}}, "widht"),
+        ({"options": {"wide": 5}}, "wide"),
         ({"in_channels": 1}, "backbone.options"),  # would be ignored
         ({"small_images": True}, "backbone.options"),
         ({"pretrained": True}, "backbone.options"),
@@ -138,7 +138,7 @@ def test_what_a_class_of_ones_own_cannot_take(own_module, settings, sentence):
         ({"name": "no_such_module.Net"}, "cannot be imported"),
         ({"name": "torch.nn.Nothing"}, "cannot be imported"),
         ({"name": ".Net"}, "cannot be imported"),
-        ({"name": "convnet", "options": {"widht": 3}}, "widht"),
+        ({"name": "convnet", "options": {"wide": 3}}, "wide"),
         ({"name": "convnet", "pretrained": True}, "no weights"),
         ({"name": "resnet18", "options": {"zero_init": True}}, "zero_init"),
         ({"name": "timm/vit_tiny_patch16_224", "options": {"img_sze": 32}}, "img_sze"),
