@@ -90,7 +90,7 @@ def _from_torchvision(config: BackboneConfig) -> nn.Module:
         raise UserError(
             f"backbone {config.name!r} has auxiliary classifiers: switch them off with options {{aux_logits: false}}."
         )
-    dim = _remove_classifier(network, config.name)
+    network.feature_dim = _remove_classifier(network, config.name)
     if isinstance(network, torchvision.models.ResNet):
         _fit_resnet_stem(network, config)
     elif config.in_channels != 3 or config.small_images:
@@ -98,7 +98,6 @@ def _from_torchvision(config: BackboneConfig) -> nn.Module:
             f"backbone {config.name!r} from torchvision takes 3 channels and has no small-image stem: use a ResNet, or "
             f"the timm model of that name (timm/{config.name})."
         )
-    network.feature_dim = dim
     return network
 
 
