@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from jsonargparse import ArgumentParser, set_parsing_settings
 from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 
@@ -42,6 +43,7 @@ class ParallaxCLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Gives every run a folder of its own, `<default_root_dir>/version_<n>`, unless loggers are configured."""
+        assert self.subcommand is not None, "cli.py always runs a subcommand"
         config = self.config[self.subcommand].trainer
         if config.logger is None and not config.fast_dev_run:
             root = Path(config.default_root_dir or "runs")
@@ -50,7 +52,10 @@ class ParallaxCLI(LightningCLI):
                 CSVLogger(root, name="", version=version),
                 TensorBoardLogger(root, name="", version=version, default_hp_metric=False),
             ]
-        return super().instantiate_trainer(**kwargs)
+        trainer = super().instantiate_trainer(**kwargs)
+        if config.fast_dev_run:  # is to leave nothing behind; Lightning 2.6 would still write last.ckpt at the end
+            trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, ModelCheckpoint)]  # pyright: ignore[reportAttributeAccessIssue]
+        return trainer
 
 
 def next_version(root: Path) -> int:

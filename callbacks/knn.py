@@ -105,9 +105,7 @@ class KNNMonitor(RankState):
 
     @torch.no_grad()
     def _evaluate(self, trainer: Trainer, pl_module: LightningModule, embed: Embed, raw: bool = False) -> float:
-        """Top-1 for the first k of any embedding of the images (`raw`: not normalised), over the whole validation
-        set.
-        """
+        """Top-1 for the first k of any embedding, over all validation images; `raw` ones are not normalised."""
         bank = self._clean_bank(trainer, pl_module, embed, raw)
         right = torch.zeros(2, device=pl_module.device)
         for views in trainer.datamodule.clean_batches("val", pl_module.device, raw=raw):  # pyright: ignore[reportAttributeAccessIssue]

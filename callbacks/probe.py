@@ -53,13 +53,12 @@ class _Standardise(nn.Module):
 
 
 class OnlineLinearProbe(RankState):
-    """Linear top-1 of the features while they are learned; costs no forward pass and leaves the method's gradient
-    alone.
+    """Linear top-1 of the features while they are learned, at no cost to the method's gradient.
 
-    Own layer, own optimiser (Adam), fp32, gradients averaged over ranks, all of it in the checkpoint. The layer starts
-    at zero: the problem is convex, and all ranks agree. Trained on the features of augmented views, validated on clean
-    images. Logs `probe/train_top1` (mean over the epoch) and `probe/val_top1`. Off, with a word, where the data has no
-    labels.
+    Costs no forward pass: own layer, own optimiser (Adam), fp32, gradients averaged over ranks, all of it in the
+    checkpoint. The layer starts at zero: the problem is convex, and all ranks agree. Trained on the features of
+    augmented views, validated on clean images. Logs `probe/train_top1` (mean over the epoch) and `probe/val_top1`.
+    Off, with a word, where the data has no labels.
     """
 
     def __init__(self, lr: float = 1e-3, weight_decay: float = 0.0, name: str = "probe") -> None:

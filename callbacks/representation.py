@@ -16,8 +16,7 @@ COLLAPSED_RANK = 2.0
 
 
 def feature_std(features: Tensor) -> Tensor:
-    """Standard deviation of unit-norm features, times sqrt(D): 0 when all are alike, 1 when they fill the sphere
-    evenly.
+    """Standard deviation of unit-norm features, times sqrt(D): 0 when all are alike, 1 when spread evenly.
 
     Chen, He, "Exploring Simple Siamese Representation Learning", CVPR 2021, arXiv:2011.10566, section 4.1.
 
@@ -65,8 +64,7 @@ def alignment(features: Tensor, positives: Tensor) -> Tensor:
 
 
 def uniformity(features: Tensor) -> Tensor:
-    """Log of the mean Gaussian potential of all pairs on the unit sphere: 0 when all are alike, towards -4 when spread
-    evenly.
+    """Log of the mean Gaussian potential of all pairs: 0 when all are alike, towards -4 when spread evenly.
 
     Wang, Isola, arXiv:2005.10242, eq. (2) with t = 2.
 

@@ -7,6 +7,7 @@ import sys
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import torch
 from pytorch_lightning import Trainer
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -31,6 +32,7 @@ class Summary:
         train_seconds: seconds of training, validation not counted.
         wall_seconds: seconds from set-up to the end, summed over the parts of a resumed run.
         protocol: how the kNN accuracies were measured, as the monitor puts it.
+        peak_device_mib: most memory of the accelerator that was in use at once, in MiB; None without one.
         verdict: what the representation's monitor says, in plain words.
         stopped_by: name of the exception that ended the run; None if it came to its end.
         report: path of the report.
@@ -49,6 +51,7 @@ class Summary:
     train_seconds: float = 0.0
     wall_seconds: float = 0.0
     protocol: str | None = None
+    peak_device_mib: float | None = None
     verdict: str | None = None
     stopped_by: str | None = None
     report: str | None = None
@@ -122,6 +125,7 @@ def summarize(trainer: Trainer, history: History, stopped_by: BaseException | No
         train_seconds=history.pace.elapsed,
         wall_seconds=history.wall_seconds,
         protocol=_said_by_a_callback(trainer, "protocol"),
+        peak_device_mib=torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else None,
         verdict=_said_by_a_callback(trainer, "verdict"),
         stopped_by=None if stopped_by is None else type(stopped_by).__name__,
         checkpoint=None if checkpoint is None else str(checkpoint),

@@ -89,8 +89,9 @@ class SSLModule(LightningModule, abc.ABC):
         return []
 
     def param_groups(self) -> list[dict[str, Any]]:
-        """Torch parameter groups. Two keys are ours: `lr_scale` multiplies the rate, `fixed_lr` exempts it from the
-        schedule.
+        """Torch parameter groups; two more keys are ours.
+
+        `lr_scale` multiplies the group's rate, `fixed_lr` exempts it from warm-up and cosine.
         """
         return split_decay(self)
 
@@ -127,9 +128,7 @@ class SSLModule(LightningModule, abc.ABC):
 
     @final
     def on_train_batch_start(self, batch: Views, batch_idx: int) -> None:
-        """Makes this step's draws (masks, dropout) a function of its position, so that it can be repeated after a
-        resume.
-        """
+        """Makes this step's draws (masks, dropout) a function of its position: it can be repeated after a resume."""
         torch.manual_seed(fold(run_seed(), self.current_epoch, batch_idx, self.global_rank))
 
     @final

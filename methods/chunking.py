@@ -20,8 +20,7 @@ Batch = TypeVar("Batch")
 
 @contextmanager
 def _no_second_count(network: nn.Module) -> Iterator[None]:
-    """Keeps BatchNorm's running statistics still while a chunk is recomputed: its images were counted in the first
-    pass.
+    """Keeps BatchNorm's running statistics still while a chunk is recomputed, as its images are counted already.
 
     A momentum of zero, and not `track_running_stats`, because autograd insists on the same saved tensors in both
     passes.

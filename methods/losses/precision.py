@@ -1,5 +1,6 @@
-"""Losses compute in fp32 whatever the run's precision: a sum of exponentials or a covariance does not survive 8 bits of
-mantissa.
+"""Losses compute in fp32 whatever the run's precision.
+
+A sum of exponentials or a covariance does not survive 8 bits of mantissa.
 """
 
 import functools
@@ -14,9 +15,7 @@ _HALF = (torch.float16, torch.bfloat16)
 
 
 def full_precision(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
-    """Runs a loss outside autocast, with half-precision tensors widened to fp32. Wider inputs (float64) stay as they
-    are.
-    """
+    """Runs a loss outside autocast, half-precision tensors widened to fp32; wider ones (float64) stay."""
 
     @functools.wraps(function)
     def wrapped(*args, **kwargs) -> Tensor:
