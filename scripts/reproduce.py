@@ -9,6 +9,7 @@ import argparse
 import csv
 import json
 import platform
+import resource
 import subprocess
 import sys
 import tempfile
@@ -51,10 +52,8 @@ def curve(metrics: Path) -> list[dict[str, float]]:
     return [{"step": int(row["step"])} | {name: float(row[name]) for name in CURVE if row.get(name)} for row in rows]
 
 
-def peak_memory(arguments: list[str]) -> tuple[int, float]:
-    """Runs a command to its end; its exit status, and the peak resident memory in MiB of it and its children."""
-    import resource
-
+def run_to_its_end(arguments: list[str]) -> tuple[int, float]:
+    """Exit status of a command, and the peak resident memory in MiB of it and its children."""
     status = subprocess.run(arguments, cwd=ROOT).returncode
     return status, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
 
@@ -67,8 +66,9 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         flags = ["--config", str(options.config), *options.flags, "--trainer.default_root_dir", folder]
+        revision = commit()  # of the code that runs, whatever is edited meanwhile
         started = time.perf_counter()
-        status, memory = peak_memory([sys.executable, "cli.py", "fit", *flags])
+        status, memory = run_to_its_end([sys.executable, "cli.py", "fit", *flags])
         seconds = time.perf_counter() - started
         if status:
             sys.exit(status)
@@ -80,7 +80,7 @@ def main() -> None:
         result = {
             "config": str(options.config),
             "flags": [flag for flag in shown if flag != "--data.path"],
-            "commit": commit(),
+            "commit": revision,
             "hardware": hardware(),
             "seconds": round(seconds, 1),
             "peak_host_memory_mib": round(memory),
