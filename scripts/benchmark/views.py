@@ -13,6 +13,7 @@ import io
 import json
 import platform
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -188,6 +189,7 @@ def main() -> None:
             "what": "images/s on one CPU core, medians over rounds in which ours and lightly take turns",
             "images": "real" if arguments.path else "synthetic",
             "rounds": arguments.rounds,
+            "commit": subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip(),
             "processor": processor(),
             "versions": {name: version(name) for name in ("torch", "torchvision", "lightly", "pillow")},
             "results": results,
