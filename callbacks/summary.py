@@ -114,17 +114,18 @@ class Summary:
 def summarize(trainer: Trainer, history: History, stopped_by: BaseException | None) -> Summary:
     """Collects the figures of a run from what it has logged."""
     checkpoint = newest_checkpoint(trainer)
+    knn_top1 = history.latest("knn/val_top1")
     return Summary(
         step=trainer.global_step,
         epochs=trainer.fit_loop.epoch_progress.current.ready,
-        knn_top1=history.latest("knn/val_top1"),
+        knn_top1=knn_top1,
         probe_top1=history.latest("probe/val_top1"),
         untrained_top1=history.latest("knn/untrained_top1"),
         pixels_top1=history.latest("knn/pixels_top1"),
         images_per_second=history.pace.rate,
         train_seconds=history.pace.elapsed,
         wall_seconds=history.wall_seconds,
-        protocol=_said_by_a_callback(trainer, "protocol"),
+        protocol=None if knn_top1 is None else _said_by_a_callback(trainer, "protocol"),
         peak_device_mib=torch.cuda.max_memory_allocated() / 2**20 if torch.cuda.is_available() else None,
         verdict=_said_by_a_callback(trainer, "verdict"),
         stopped_by=None if stopped_by is None else type(stopped_by).__name__,

@@ -90,11 +90,13 @@ class OptimConfig:
         warmup = self._warmup_steps(steps_per_epoch)
         curve = partial(warmup_cosine, warmup_steps=warmup, total_steps=total_steps, final_ratio=self.final_lr_ratio)
         scheduler = LambdaLR(optimizer, [(lambda _: 1.0) if g.get("fixed_lr") else curve for g in groups])
+        never = ", longer than the run: the peak is never reached" if warmup >= total_steps else ""
         options = ", ".join(f"{name} {value}" for name, value in self.options.items()) or "no further options"
         rank_zero_info(
             f"Optimiser {type(optimizer).__name__}: lr {self.lr:g} for {self.lr_base_batch} images, {lr:g} after "
             f"scaling ({self.lr_scaling}) to the global batch of {global_batch_size}; "
-            f"weight decay {self.weight_decay:g}; warm-up {warmup} of {total_steps:g} steps; {options}."
+            f"weight decay {self.weight_decay:g}; warm-up {warmup} of {total_steps:g} steps{never}; "
+            f"{options}."
         )
         return optimizer, scheduler
 

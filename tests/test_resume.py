@@ -30,6 +30,8 @@ def test_killed_in_the_middle_of_an_epoch_and_resumed(method, tmp_path):
 
     assert len(actual["losses"]) == 2 * STEPS - 6
     assert actual["losses"] == expected["losses"][6:]
+    assert actual["draws"] == expected["draws"][6:]  # masks and dropout would be the same
+    assert len(set(expected["draws"])) == 2 * STEPS
     assert_same(actual["state"], expected["state"])
     logged, reference = rows(broken, "resumed"), rows(whole, "logs")
     assert logged  # a resumed run's log begins where the checkpoint was written, and says the same

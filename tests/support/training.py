@@ -34,13 +34,15 @@ class TinyImages(ImageDataModule):
 
 
 class Losses(Callback):
-    """The loss of every step of this rank."""
+    """The loss of every step of this rank, and what the random generator would give after it."""
 
     def __init__(self) -> None:
         self.values: list[float] = []
+        self.draws: list[float] = []
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, outputs: Any, *_: Any) -> None:
         self.values.append(float(outputs["loss"]))
+        self.draws.append(float(torch.rand(())))
 
 
 class Kill(Callback):
@@ -85,7 +87,8 @@ def fit(
         double: float64 and no BatchNorm, for comparisons between different numbers of ranks.
 
     Returns:
-        `losses` of this rank's steps, `metrics` of the last validation, and everything stateful as numpy arrays.
+        `losses` and `draws` of this rank's steps, `metrics` of the last validation, and everything stateful as numpy
+        arrays.
     """
     if ranks > 1:
         os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(ranks), TORCHELASTIC_RUN_ID="tests")
@@ -118,7 +121,8 @@ def fit(
     trainer.fit(module, datamodule=data, ckpt_path=str(last) if resume else None)
     return {
         "losses": losses.values,
-        "metrics": {name: float(value) for name, value in trainer.callback_metrics.items() if name != "train/loss"},
+        "draws": losses.draws,
+        "metrics": {name: float(v) for name, v in trainer.callback_metrics.items() if name != "train/loss"},
         "state": arrays(trainer._checkpoint_connector.dump_checkpoint(), folder),
     }
 
