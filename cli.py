@@ -19,6 +19,7 @@ from pytorch_lightning import Callback, LightningDataModule, LightningModule, Tr
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.utilities import rank_zero_only
 
 import callbacks
 import datamodules
@@ -26,15 +27,23 @@ import methods
 from datamodules.errors import UserError
 
 ROOT = Path(__file__).resolve().parent
-SUBCOMMANDS = ("fit", "validate", "test", "predict")
+SUBCOMMANDS = ("fit", "validate", "predict")
 CHOICES = {"model": ("methods", methods), "data": ("data modules", datamodules), "callbacks": ("callbacks", callbacks)}
 
 
 class ParallaxCLI(LightningCLI):
     """LightningCLI with this project's defaults, run folders, and a resume that keeps the flags it was given."""
 
+    @staticmethod
+    def subcommands() -> dict[str, set[str]]:
+        """Lightning's, but for `test`: a representation is judged on the validation images."""
+        return {name: kept for name, kept in LightningCLI.subcommands().items() if name in SUBCOMMANDS}
+
     def _parse_ckpt_path(self) -> None:
-        """Keeps the given configuration on resume; Lightning would let the checkpoint's win over flags and files."""
+        """Keeps the given configuration on resume; Lightning would let the checkpoint's win over flags and files.
+
+        The optimiser's state is the checkpoint's, and with it learning rate, weight decay and momentum.
+        """
         path = self.config.get(f"{self.config.get('subcommand')}.ckpt_path")
         if path and path not in ("best", "last", "hpc") and "://" not in path and not Path(path).is_file():
             raise UserError(
@@ -45,9 +54,11 @@ class ParallaxCLI(LightningCLI):
         """Gives every run a folder of its own, `<default_root_dir>/version_<n>`, unless loggers are configured."""
         assert self.subcommand is not None, "cli.py always runs a subcommand"
         config = self.config[self.subcommand].trainer
-        if config.logger is None and not config.fast_dev_run:
+        if config.logger is None and self.subcommand != "fit":
+            kwargs["logger"] = False
+        elif config.logger is None and not config.fast_dev_run:
             root = Path(config.default_root_dir or "runs")
-            version = f"version_{next_version(root)}"
+            version = claim_version(root)
             kwargs["logger"] = [
                 CSVLogger(root, name="", version=version),
                 TensorBoardLogger(root, name="", version=version, default_hp_metric=False),
@@ -58,10 +69,21 @@ class ParallaxCLI(LightningCLI):
         return trainer
 
 
-def next_version(root: Path) -> int:
-    """The first n for which `root` has no run folder version_n or later."""
-    taken = [int(m[1]) for p in root.glob("version_*") if (m := re.fullmatch(r"version_(\d+)", p.name))]
-    return max(taken, default=-1) + 1
+def claim_version(root: Path) -> str:
+    """Makes the folder version_n of a new run, n above all that are there; of several runs at once each gets its own.
+
+    Only rank 0 makes one: the others write nothing.
+    """
+    while True:
+        taken = [int(m[1]) for p in root.glob("version_*") if (m := re.fullmatch(r"version_(\d+)", p.name))]
+        folder = root / f"version_{max(taken, default=-1) + 1}"
+        if rank_zero_only.rank != 0:
+            return folder.name
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return folder.name
 
 
 class ParallaxParser(LightningArgumentParser):

@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
@@ -15,6 +16,12 @@ from datamodules.errors import UserError
 from datamodules.views import Views
 
 Embed = Callable[[Tensor], Tensor]
+
+
+def pixels(images: Tensor) -> Tensor:
+    """[B, C, H, W] as plain numbers [B, C * h * w]; above 32 px averaged down to 32 x 32 first, to bound the bank."""
+    large = images.ndim == 4 and max(images.shape[2:]) > 32
+    return (F.adaptive_avg_pool2d(images, 32) if large else images).flatten(1)
 
 
 class KNNMonitor(RankState):
@@ -96,9 +103,7 @@ class KNNMonitor(RankState):
             return
         modes = {module: module.training for module in pl_module.modules()}  # some may be frozen in evaluation
         pl_module.eval()
-        self.baselines[f"{self.name}/pixels_top1"] = self._evaluate(
-            trainer, pl_module, lambda x: x.flatten(1), raw=True
-        )
+        self.baselines[f"{self.name}/pixels_top1"] = self._evaluate(trainer, pl_module, pixels, raw=True)
         self.baselines[f"{self.name}/untrained_top1"] = self._evaluate(trainer, pl_module, pl_module)
         for module, mode in modes.items():
             module.training = mode
@@ -147,6 +152,11 @@ class KNNMonitor(RankState):
             self.recent.append((outputs["features"].float(), outputs["label"]))
             while sum(len(label) for _, label in self.recent) - len(self.recent[0][1]) >= self._share:
                 self.recent.popleft()
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A validation on its own knows no fit."""
+        if trainer.state.fn == "validate":
+            self.on_fit_start(trainer, pl_module)
 
     @torch.no_grad()
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:

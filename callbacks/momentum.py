@@ -34,7 +34,8 @@ class MomentumUpdate(Callback):
         """Moves every teacher if the optimiser has stepped, with the momentum of the step just done."""
         if trainer.global_step == self._step_before:
             return
-        progress = self._step_before / max(1, trainer.estimated_stepping_batches)  # stays 0 in a run without an end
+        total = trainer.estimated_stepping_batches  # infinite in a run without an end: progress stays 0
+        progress = min(1.0, self._step_before / max(1, total))
         for pair in pl_module.ema_pairs():  # pyright: ignore[reportCallIssue]
             teachers, students = list(pair.teacher.parameters()), list(pair.student.parameters())
             torch._foreach_lerp_(teachers, students, 1 - pair.momentum_at(progress))

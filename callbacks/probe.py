@@ -8,7 +8,7 @@ from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
 
-from callbacks.rank_state import RankState
+from callbacks.rank_state import RankState, mean_over_ranks
 from datamodules.errors import UserError
 
 PARTS = ("layer", "optimizer", "scale")  # of the probe, equal on all ranks
@@ -108,19 +108,18 @@ class OnlineLinearProbe(RankState):
                 f"The online probe takes one class an image, the labels are of shape {tuple(label.shape)}: remove "
                 "OnlineLinearProbe from trainer.callbacks, or give the data single labels."
             )
-        reduce = trainer.strategy.reduce
-        moments = reduce(torch.stack([h.mean(0), (h**2).mean(0)]), reduce_op="mean")
-        mean, var = self.scale.observe(*moments)  # pyright: ignore[reportArgumentType]
+        known = (label >= 0).sum().expand(1, h.shape[1])
+        mean, square, labelled = mean_over_ranks(torch.cat([h.mean(0)[None], (h**2).mean(0)[None], known]))
+        mean, var = self.scale.observe(mean, square)
         x = (h - mean) / (var + 1e-5).sqrt()
         with torch.enable_grad():
             logits = self.layer(x)
             # Sum over the labelled images, divided by their mean number per rank: the mean over ranks of the gradients
             # is then that of the global mean, wherever the unlabelled images lie.
-            labelled = reduce((label >= 0).sum().float(), reduce_op="mean")
-            loss = F.cross_entropy(logits, label, ignore_index=-1, reduction="sum") / labelled.clamp_min(1e-9)  # pyright: ignore[reportAttributeAccessIssue]
-            grads = torch.autograd.grad(loss, list(self.layer.parameters()))
-        for parameter, grad in zip(self.layer.parameters(), grads, strict=True):
-            parameter.grad = reduce(grad, reduce_op="mean")  # pyright: ignore[reportAttributeAccessIssue]
+            loss = F.cross_entropy(logits, label, ignore_index=-1, reduction="sum") / labelled[0].clamp_min(1e-9)
+            grads = torch.autograd.grad(loss, (self.layer.weight, self.layer.bias))
+        grad = mean_over_ranks(torch.cat([grads[0], grads[1][:, None]], dim=1))  # [C, D + 1]
+        self.layer.weight.grad, self.layer.bias.grad = grad[:, :-1].contiguous(), grad[:, -1].contiguous()
         self.optimizer.step()
         self._train_count += count_right(logits, label)
 
@@ -128,6 +127,11 @@ class OnlineLinearProbe(RankState):
         """Logs the mean training accuracy of the epoch."""
         if self.layer is not None:
             self._log_top1("train_top1", self._train_count, trainer, pl_module)
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """A validation on its own takes the layer from the checkpoint."""
+        if trainer.state.fn == "validate" and self._restored:
+            self.on_fit_start(trainer, pl_module)
 
     @torch.no_grad()
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs, *_) -> None:

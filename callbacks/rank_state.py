@@ -2,8 +2,18 @@
 
 from typing import Any
 
+import torch.distributed as dist
 from pytorch_lightning import Callback, LightningModule, Trainer
 from torch import Tensor
+
+
+def mean_over_ranks(values: Tensor) -> Tensor:
+    """Mean of a tensor over all ranks, without the barrier for which Lightning's own `reduce` stops the host."""
+    if not (dist.is_available() and dist.is_initialized()):
+        return values
+    values = values.clone()
+    dist.all_reduce(values)
+    return values / dist.get_world_size()
 
 
 class RankState(Callback):

@@ -78,8 +78,9 @@ class RepresentationMonitor(RankState):
     """Collapse metrics of the validation features at every validation, with a verdict in words and, if wanted, a stop.
 
     Logs `representation/feature_std`, `representation/effective_rank`, `representation/uniformity` (clean validation
-    images) and `representation/alignment` (training views of the epoch, where the method gives two). Needs no labels. A
-    representation counts as collapsed when its std is below 0.05 or it uses fewer than 2 directions.
+    images) and `representation/alignment` (training views since the last validation, where the method
+    gives two). Needs no labels. A representation counts as collapsed when its std is below 0.05 or it uses fewer than 2
+    directions.
     """
 
     def __init__(self, max_images: int = 2048, stop_on_collapse: bool = False, patience: int = 2) -> None:
@@ -97,7 +98,7 @@ class RepresentationMonitor(RankState):
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs, *_) -> None:
-        """Adds this batch's alignment to the epoch's mean, without waiting for the device."""
+        """Adds this batch's alignment to the mean since the last validation, without waiting for the device."""
         if outputs.get("positives") is not None:
             value = alignment(outputs["features"], outputs["positives"])
             update = torch.stack([value, torch.ones_like(value)])
@@ -119,6 +120,9 @@ class RepresentationMonitor(RankState):
             return
         features = self._gather(torch.cat(self._features), trainer, pl_module)
         self._features = []
+        if len(features) < 2:
+            self.verdict = "not measured: too few validation images"
+            return
         std, rank = feature_std(features), effective_rank(features)
         pl_module.log("representation/feature_std", std, sync_dist=True)
         pl_module.log("representation/effective_rank", rank, sync_dist=True)

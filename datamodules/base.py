@@ -61,7 +61,7 @@ class ImageDataModule(LightningDataModule, ABC):
             eval_batch_size: images per rank and batch wherever clean images are used.
             cache: where decoded images rest: `device` (one tensor on the accelerator, fastest), `ram` (one tensor in
                 memory), `none` (workers decode and crop anew in each epoch), or `auto`: `device` for images of one
-                size, at most 128 pixels a side and 2 GiB in all (on CUDA at most a quarter of the free memory), `none`
+                size, at most 128 pixels a side and 2 GiB in all (on CUDA at most a quarter of its memory), `none`
                 for others.
             num_workers: processes per rank that load; null for none where images are cached, else its share of the
                 cores.

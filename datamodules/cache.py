@@ -112,6 +112,7 @@ def _probed_shapes(source: Source) -> set[torch.Size]:
     return shapes
 
 
+@torch.inference_mode(False)  # a validation on its own decodes in this mode, which the threads below do not share
 def _load(
     source: Source, choice: CacheChoice, shape: torch.Size, unreadable: Literal["skip", "stop"], report: FaultReport
 ) -> Cache | None:
@@ -147,7 +148,8 @@ def _fits(num_images: int, shapes: set[torch.Size], device: torch.device) -> boo
     shape = next(iter(shapes))
     limit = _AUTO_BYTES
     if device.type == "cuda":
-        limit = min(limit, torch.cuda.mem_get_info(device)[0] // 4)
+        # Of all memory, not of what happens to be free: a resumed run must come to the same choice.
+        limit = min(limit, torch.cuda.get_device_properties(device).total_memory // 4)
     return max(shape[1:]) <= _AUTO_SIDE and num_images * shape.numel() <= limit
 
 

@@ -49,10 +49,12 @@ class SSLModule(LightningModule, abc.ABC):
 
     Attributes:
         recipe: name of the paper's view recipe, which data modules take unless told otherwise.
+        num_global_views: how many global views the method takes; None for any number.
         feature_dim: D, the size of the backbone's features.
     """
 
     recipe: ClassVar[str] = "simclr"
+    num_global_views: ClassVar[int | None] = None
 
     def __init__(
         self,
@@ -70,8 +72,7 @@ class SSLModule(LightningModule, abc.ABC):
         """
         super().__init__()
         self.save_hyperparameters()
-        # A second time as plain data, so that checkpoints load with weights_only=True; hence dictionaries come back
-        # from them.
+        # A second time as plain data, for weights_only=True; hence dictionaries come back from checkpoints.
         plain = {k: asdict(v) if is_dataclass(v) else v for k, v in self.hparams.items()}  # pyright: ignore[reportArgumentType]
         self.save_hyperparameters(plain)
         self.optim = OptimConfig(**optim) if isinstance(optim, dict) else optim
@@ -108,9 +109,16 @@ class SSLModule(LightningModule, abc.ABC):
     @final
     def training_step(self, batch: Views, batch_idx: int) -> dict[str, Any]:
         """Runs `step`, logs its scalars, and hands the watchers what they need without its graph."""
+        if self.num_global_views not in (None, len(batch.global_views)):
+            raise UserError(
+                f"{type(self).__name__} takes {self.num_global_views} global views of an image, the recipe makes "
+                f"{len(batch.global_views)}: choose another data.views, or leave it out for the method's own."
+            )
         output = self.step(batch)
         self.log("train/loss", output.loss, batch_size=len(batch.label))
-        self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=len(batch.label))
+        if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:  # pyright: ignore[reportAttributeAccessIssue]
+            # Not at every step: a number of the host's has to be copied to the device.
+            self.log("train/lr", self.trainer.optimizers[0].param_groups[0]["lr"], batch_size=len(batch.label))
         self.log_dict({f"train/{name}": value for name, value in output.logs.items()}, batch_size=len(batch.label))
         return {
             "loss": output.loss,
@@ -125,6 +133,11 @@ class SSLModule(LightningModule, abc.ABC):
     def validation_step(self, batch: Views, batch_idx: int) -> dict[str, Tensor]:
         """One forward pass of clean images for all watchers."""
         return {"features": self(batch.global_views[0]), "label": batch.label, "index": batch.index}
+
+    @final
+    def predict_step(self, batch: Views, batch_idx: int) -> Tensor:
+        """Features [B, D] of clean images."""
+        return self(batch.global_views[0])
 
     @final
     def on_train_batch_start(self, batch: Views, batch_idx: int) -> None:
@@ -146,8 +159,7 @@ class SSLModule(LightningModule, abc.ABC):
         if self.compile_networks:
             for network in self.children():
                 network.compile()
-        # DDP would overwrite each rank's queue with rank 0's before every forward pass; the queues are equal by
-        # construction.
+        # DDP would copy rank 0's queue over the others' before every forward pass; they are equal by construction.
         self._ddp_params_and_buffers_to_ignore = [
             f"{name}.{buffer}"
             for name, module in self.named_modules()

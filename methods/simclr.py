@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from datamodules.errors import UserError
 from datamodules.views import Views
 from methods.base import ContrastiveModule, StepOutput
 from methods.losses import nt_xent
@@ -20,6 +21,8 @@ from methods.modules import mlp
 
 class SimCLR(ContrastiveModule):
     """SimCLR with NT-Xent over the global batch."""
+
+    num_global_views = 2
 
     def __init__(
         self,
@@ -37,6 +40,11 @@ class SimCLR(ContrastiveModule):
             num_hidden_layers: hidden layers of the projector: 1 in the paper, 2 in SimCLR v2.
             base: arguments of `ContrastiveModule` and `SSLModule`.
         """
+        if temperature <= 0 or min(hidden_dim, out_dim) < 1 or num_hidden_layers < 0:
+            raise UserError(
+                f"SimCLR: temperature={temperature} must be above 0, hidden_dim={hidden_dim} and out_dim={out_dim} at "
+                f"least 1, num_hidden_layers={num_hidden_layers} at least 0."
+            )
         super().__init__(**base)
         self.temperature = temperature
         self.projector = mlp(self.feature_dim, *[hidden_dim] * num_hidden_layers, out_dim, last_norm=True)

@@ -63,6 +63,8 @@ def test_print_config_of_method_and_data_by_name(tmp_path):
         (shlex.join(TINY) + " --model.optim.options '{momentm: 0.9}'", "did you mean 'momentum'?"),
         (shlex.join(TINY) + " --model.optim.lr -1", "must be >= 0"),
         (shlex.join(TINY) + " --model.backbone.name resnet81", "did you mean"),
+        (shlex.join(TINY) + " --data.views crop_flip", "SimCLR takes 2 global views"),
+        (shlex.join(TINY) + " --model.temperature 0", "temperature=0.0 must be above 0"),
         (shlex.join(TINY) + " --model.micro_batch_size 0", "micro_batch_size 0 must be at least 1"),
         (shlex.join(TINY) + " --data.views simcrl", "Did you mean 'simclr'?"),
         (shlex.join(TINY) + " --data.batch_size 65", "64 training images"),
@@ -116,6 +118,21 @@ def test_a_saved_config_repeats_the_run(tmp_path):
     assert code == 0, text
     first, second = ((tmp_path / f"runs/version_{v}/metrics.csv").read_text() for v in (0, 1))
     assert first == second
+
+
+def test_a_checkpoint_is_validated_with_all_watchers(tmp_path):
+    cli("fit", *TINY, folder=tmp_path)
+    run = tmp_path / "runs/version_0"
+    again = ["--ckpt_path", str(run / "checkpoints/last.ckpt")]
+    code, text = cli("validate", *TINY, *again, folder=tmp_path)
+    assert code == 0, text
+    metrics = json.loads((run / "summary.json").read_text())["metrics"]
+    for name in ("knn/val_top1", "probe/val_top1", "representation/effective_rank"):
+        shown = next(line for line in text.splitlines() if name in line)
+        assert float(re.findall(r"\d+\.\d+", shown)[0]) == pytest.approx(metrics[name], rel=1e-4)
+    code, text = cli("predict", *TINY, *again, folder=tmp_path)
+    assert code == 0, text
+    assert not (tmp_path / "runs/version_1").exists()
 
 
 def test_a_resumed_run_keeps_the_flags_it_is_given(tmp_path):
