@@ -1,5 +1,6 @@
 """State that differs between ranks, in the checkpoint for each of them."""
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch.distributed as dist
@@ -16,7 +17,7 @@ def mean_over_ranks(values: Tensor) -> Tensor:
     return values / dist.get_world_size()
 
 
-class RankState(Callback):
+class RankState(Callback, ABC):
     """A callback that keeps tensors of its own on every rank: running sums, recent features.
 
     Lightning writes the callbacks of rank 0 alone, so that all ranks of a resumed run would go on with the memory of
@@ -24,13 +25,13 @@ class RankState(Callback):
     than before, nothing is given back.
     """
 
+    @abstractmethod
     def rank_state(self) -> dict[str, Tensor]:
         """This rank's tensors, of the same names and shapes on all ranks."""
-        raise NotImplementedError
 
+    @abstractmethod
     def load_rank_state(self, state: dict[str, Tensor]) -> None:
         """Takes up this rank's tensors of the original run, on the run's device; before `on_fit_start`."""
-        raise NotImplementedError
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Gathers every tensor to [W, ...]; Lightning calls this on all ranks, after the states of all callbacks."""

@@ -208,7 +208,7 @@ def test_without_labels_it_is_off():
 class NoCleanImages(Prepared):
     """A data module that cannot show its training images as they are."""
 
-    clean_batches = property()  # type: ignore[assignment]  # hasattr says no
+    clean_batches = property()  # hasattr says no
 
 
 def test_a_data_module_without_clean_images_is_told_of_the_other_bank():

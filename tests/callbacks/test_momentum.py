@@ -71,7 +71,7 @@ class Stop(Callback):
 def toy() -> ToyMoCo:
     """Its student takes a visible step every time, from the first."""
     optim = OptimConfig("sgd", lr=0.2, lr_scaling="none", warmup_epochs=0)
-    return small(ToyMoCo, teacher_momentum=MOMENTUM, optim=optim)  # type: ignore[return-value]
+    return small(ToyMoCo, teacher_momentum=MOMENTUM, optim=optim)
 
 
 def train(*callbacks: Callback, **arguments: Any) -> tuple[Trainer, ByHand, ToyMoCo]:

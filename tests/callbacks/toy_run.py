@@ -68,7 +68,7 @@ class BlobData(LightningDataModule):
     def clean_batches(
         self, split: str, device: torch.device, max_images: int | None = None, raw: bool = False
     ) -> Iterator[Views]:
-        yield from (batch for batch in Batches(self.images, self.label, self.batch_size, 1))  # type: ignore[misc]
+        yield from (batch for batch in Batches(self.images, self.label, self.batch_size, 1))
 
 
 class ToyModule(LightningModule):
@@ -83,7 +83,7 @@ class ToyModule(LightningModule):
         a, b = (self.net(view) for view in batch.global_views)
         loss = (a - b).pow(2).mean() + (a.std(0) - 1).pow(2).mean()
         self.log("train/loss", loss, batch_size=len(a))
-        self.log("train/lr", self.optimizers().param_groups[0]["lr"], batch_size=len(a))  # type: ignore[union-attr]
+        self.log("train/lr", self.optimizers().param_groups[0]["lr"], batch_size=len(a))
         return {"loss": loss, "features": a.detach(), "label": batch.label, "index": batch.index}
 
     def validation_step(self, batch: Views, batch_idx: int) -> dict[str, Tensor]:

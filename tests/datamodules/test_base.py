@@ -68,7 +68,7 @@ def test_evaluation_sees_every_clean_image_once(loop, cache):
     index = torch.cat([batch.index for batch in module.other_batches])
     assert index.tolist() == list(range(20))
     images = torch.cat([batch.global_views[0] for batch in module.other_batches])
-    expected = data.sources()[1].images.float() / 255  # type: ignore[attr-defined]
+    expected = data.sources()[1].images.float() / 255
     assert (images * 0.25 + 0.5 - expected).abs().max() < 1e-6
 
 
@@ -94,7 +94,7 @@ def test_clean_batches_of_a_fixed_subset_and_raw():
     ]
     assert torch.equal(*subset) and len(set(subset[0].tolist())) == 11
     raw = next(data.clean_batches("train", torch.device("cpu"), raw=True)).global_views[0]
-    assert (raw * 255 - data.sources()[0].images[:8]).abs().max() < 1e-3  # type: ignore[attr-defined]
+    assert (raw * 255 - data.sources()[0].images[:8]).abs().max() < 1e-3
 
 
 def test_subsets_do_not_depend_on_the_run():

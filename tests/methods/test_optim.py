@@ -179,7 +179,7 @@ def test_optimisers_by_class_path(monkeypatch):
     class MyLARS(LARS):
         """Somebody's own; must be told of the exclusions as well."""
 
-    monkeypatch.setitem(sys.modules, "my_optim", types.SimpleNamespace(MyLARS=MyLARS))  # type: ignore[arg-type]
+    monkeypatch.setitem(sys.modules, "my_optim", types.SimpleNamespace(MyLARS=MyLARS))
     mine, _ = OptimConfig("my_optim.MyLARS").build(split_decay(nn.Linear(3, 3)), 256, 9, 1)
     assert [g["adapt"] for g in mine.param_groups] == [True, False]
 

@@ -51,10 +51,10 @@ class Prepared(LightningDataModule):
         self.batch_size = len(train[0].label)
 
     def train_dataloader(self) -> DataLoader:
-        return DataLoader(self.train, batch_size=None)  # type: ignore[arg-type]
+        return DataLoader(self.train, batch_size=None)
 
     def val_dataloader(self) -> DataLoader:
-        return DataLoader(self.val, batch_size=None)  # type: ignore[arg-type]
+        return DataLoader(self.val, batch_size=None)
 
     def clean_batches(
         self, split: str, device: torch.device, max_images: int | None = None, raw: bool = False
