@@ -35,7 +35,7 @@ class MomentumUpdate(Callback):
         if trainer.global_step == self._step_before:
             return
         total = trainer.estimated_stepping_batches  # infinite in a run without an end: progress stays 0
-        progress = min(1.0, self._step_before / max(1, total))
         for pair in pl_module.ema_pairs():  # pyright: ignore[reportCallIssue]
-            teachers, students = list(pair.teacher.parameters()), list(pair.student.parameters())
+            teachers, students = pair.parameters()
+            progress = min(1.0, (self._step_before + pair.before_forward) / max(1, total))
             torch._foreach_lerp_(teachers, students, 1 - pair.momentum_at(progress))

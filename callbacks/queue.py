@@ -18,18 +18,18 @@ class QueueUpdate(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Warns where a queue outlives an epoch: an image would then meet its own older views among the negatives."""
         images = getattr(getattr(trainer, "datamodule", None), "num_train_images", None)
-        for name, queue in pl_module.named_modules():
-            keys = getattr(queue, "keys", None)
-            if images is not None and isinstance(keys, torch.Tensor) and len(keys) >= images:
-                rank_zero_warn(
-                    f"{name} holds {len(keys)} keys, the training set only {images} images: images will meet their own "
-                    "older views as negatives. Make the queue shorter than the data set."
-                )
+        queues = {name: getattr(module, "keys", None) for name, module in pl_module.named_modules()}
+        sizes = {name: len(keys) for name, keys in queues.items() if isinstance(keys, torch.Tensor)}
+        if images is not None and sizes and max(sizes.values()) >= images:
+            rank_zero_warn(
+                f"{max(sizes, key=sizes.__getitem__)} holds {max(sizes.values())} keys, the training set only {images} "
+                "images: images will meet their own older views as negatives. Make the queue shorter than the data set."
+            )
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs, *_) -> None:
-        """Gathers [B, d] keys to [W * B, d] in rank order and pushes them."""
+        """Gathers [B, ...] keys to [W * B, ...] in rank order and pushes them."""
         for name, keys in outputs["enqueue"].items():
             queue: Any = pl_module.get_submodule(name)
-            gathered: Any = pl_module.all_gather(keys)  # [W, B, d], or [B, d] on one process
-            queue.push(gathered.reshape(-1, keys.shape[-1]))
+            gathered: Any = pl_module.all_gather(keys)  # [W, B, ...], or [B, ...] on one process
+            queue.push(gathered.reshape(-1, *keys.shape[1:]))

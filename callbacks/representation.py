@@ -13,6 +13,8 @@ from callbacks.rank_state import RankState
 
 COLLAPSED_STD = 0.05
 COLLAPSED_RANK = 2.0
+SHRINKING_STD = 0.35  # of projections
+SHRINKING_SHARE = 0.05  # of the directions that projections could use
 
 
 def feature_std(features: Tensor) -> Tensor:
@@ -50,6 +52,25 @@ def effective_rank(features: Tensor) -> Tensor:
     return (-(p * p.log()).sum()).exp()
 
 
+def num_directions(projections: Tensor) -> Tensor:
+    """How many principal directions the variance is spread over: exp of the entropy of the covariance's spectrum.
+
+    Unlike RankMe it takes squares of singular values, of centred rows: small directions count for little.
+
+    Args:
+        projections: [N, d], of any norm.
+
+    Returns:
+        Scalar in [1, min(N, d)], NaN if the projections are not finite.
+    """
+    if not projections.isfinite().all():
+        return projections.new_full((), torch.nan)
+    unit = F.normalize(projections.float(), dim=1)
+    variance = torch.linalg.svdvals(unit - unit.mean(0)).square()
+    p = variance / variance.sum().clamp_min(1e-12)
+    return torch.special.entr(p).sum().exp()
+
+
 def alignment(features: Tensor, positives: Tensor) -> Tensor:
     """Mean squared distance of positive pairs on the unit sphere, in [0, 4].
 
@@ -81,6 +102,11 @@ class RepresentationMonitor(RankState):
     images) and `representation/alignment` (training views since the last validation, where the method
     gives two). Needs no labels. A representation counts as collapsed when its std is below 0.05 or it uses fewer than 2
     directions.
+
+    Where the method gives projections, those of the last training batch are measured too, since a collapse in the space
+    of the loss comes long before one of the features, and is hidden from them by a BatchNorm: `projection_std` and
+    `projection_directions`. They count as shrinking when their std is below 0.35 or their variance keeps to fewer than
+    5 % of the directions it could have, the smaller of d and the global batch.
     """
 
     def __init__(self, max_images: int = 2048, stop_on_collapse: bool = False, patience: int = 2) -> None:
@@ -94,11 +120,13 @@ class RepresentationMonitor(RankState):
         self.verdict = "not measured yet"
         self.collapsed_for = 0
         self._features: list[Tensor] = []
+        self._projections: Tensor | None = None  # of the last training batch
         self._alignment: Tensor | None = None  # sum over the batches since the last validation, and their number
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs, *_) -> None:
         """Adds this batch's alignment to the mean since the last validation, without waiting for the device."""
+        self._projections = outputs.get("projections")
         if outputs.get("positives") is not None:
             value = alignment(outputs["features"], outputs["positives"])
             update = torch.stack([value, torch.ones_like(value)])
@@ -131,7 +159,23 @@ class RepresentationMonitor(RankState):
             total, batches = trainer.strategy.reduce(self._alignment, reduce_op="sum")  # pyright: ignore[reportGeneralTypeIssues]
             pl_module.log("representation/alignment", total / batches, sync_dist=True)
             self._alignment = None
-        self._judge(float(std), float(rank), features.shape[1], trainer)
+        self._judge(float(std), float(rank), features.shape[1], self._shrinking(trainer, pl_module), trainer)
+
+    def _shrinking(self, trainer: Trainer, pl_module: LightningModule) -> str:
+        """Logs the spread of the projections; says what is wrong with it, or nothing."""
+        if self._projections is None or len(self._projections) < 2:
+            return ""
+        projections = self._gather(self._projections.float(), trainer, pl_module)
+        self._projections = None
+        std, directions = feature_std(projections), num_directions(projections)
+        pl_module.log("representation/projection_std", std, sync_dist=True)
+        pl_module.log("representation/projection_directions", directions, sync_dist=True)
+        possible = min(projections.shape)
+        if std < SHRINKING_STD:
+            return f"its projections shrink to a point (std {float(std):.3f})"
+        if directions < max(COLLAPSED_RANK, SHRINKING_SHARE * possible):
+            return f"its projections shrink to {float(directions):.1f} of {possible} possible directions"
+        return ""
 
     @staticmethod
     def _gather(features: Tensor, trainer: Trainer, pl_module: LightningModule) -> Tensor:
@@ -141,7 +185,7 @@ class RepresentationMonitor(RankState):
         fewest = int(pl_module.all_gather(torch.tensor(len(features), device=features.device)).min())  # pyright: ignore[reportAttributeAccessIssue]
         return pl_module.all_gather(features[:fewest]).flatten(0, 1)  # pyright: ignore[reportAttributeAccessIssue]
 
-    def _judge(self, std: float, rank: float, dim: int, trainer: Trainer) -> None:
+    def _judge(self, std: float, rank: float, dim: int, shrinking: str, trainer: Trainer) -> None:
         """Puts the numbers into words, warns at the first sign of collapse, stops if asked to."""
         if not math.isfinite(std):
             self.verdict = "broken: the features are not finite"
@@ -149,13 +193,13 @@ class RepresentationMonitor(RankState):
             self.verdict = f"collapsed: all images map to nearly the same point (std {std:.3f}, healthy is above 0.3)"
         elif rank < COLLAPSED_RANK:
             self.verdict = f"collapsed: the features use {rank:.1f} of {dim} directions"
+        elif shrinking:
+            self.verdict = f"collapsing: {shrinking}"
         else:
             self.verdict = f"alive: std {std:.2f}, {rank:.0f} of {dim} directions in use"
-        if self.verdict.startswith("alive"):
-            self.collapsed_for = 0
-            return
-        self.collapsed_for += 1
-        rank_zero_warn(f"The representation has {self.verdict} at step {trainer.global_step}.")
+        if not self.verdict.startswith("alive"):
+            rank_zero_warn(f"The representation is {self.verdict} at step {trainer.global_step}.")
+        self.collapsed_for = self.collapsed_for + 1 if self.verdict.startswith(("collapsed", "broken")) else 0
         if self.stop_on_collapse and self.collapsed_for >= self.patience:
             rank_zero_info(f"Stopping: {self.verdict}, for {self.collapsed_for} validations in a row.")
             trainer.should_stop = True

@@ -6,6 +6,7 @@ round.
 
 import difflib
 import importlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -178,3 +179,32 @@ def channels_of(network: nn.Module) -> int | None:
     """Channels of the images that a network takes, read off its first convolution; None where it has none."""
     first = next((m for m in network.modules() if isinstance(m, nn.Conv2d)), None)
     return None if first is None else first.in_channels
+
+
+def before_pooling(network: Any) -> Callable[[Tensor], Tensor]:
+    """A network up to its last feature map, whose mean over the positions is the network's feature.
+
+    Args:
+        network: `convnet`, or a ResNet of torchvision's or timm's.
+
+    Returns:
+        A function that maps [B, C, H, W] to [B, D, h, w], with the network's own weights.
+
+    Raises:
+        UserError: any other network.
+    """
+    if isinstance(network, ConvNet):
+        return network.layers
+    if isinstance(network, torchvision.models.ResNet):
+        return nn.Sequential(*(layer for name, layer in network.named_children() if name not in ("avgpool", "fc")))
+    if hasattr(network, "forward_features") and hasattr(network, "layer4"):
+        return network.forward_features
+    raise UserError(
+        f"{type(network).__name__} does not show the feature map behind its features: choose a ResNet or convnet as "
+        "--model.backbone.name."
+    )
+
+
+def fixed_image_size(network: Any) -> bool:
+    """Whether the network takes images of one size only: torchvision's ViTs, and timm's unless told otherwise."""
+    return getattr(getattr(network, "patch_embed", None), "strict_img_size", False) or hasattr(network, "image_size")

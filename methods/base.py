@@ -1,28 +1,28 @@
 """What all methods share: the step's contract, the teacher and queue that go with it, and optimisation.
 
-A subclass writes what its paper says: `step` (or `embed` and `contrast`). It may declare `ema_pairs` and
-`param_groups`.
+A subclass writes what its paper says: `step` (or, on `methods.contrastive`, `embed` and `contrast`). It may declare
+`ema_pairs` and `param_groups`.
 """
 
 import abc
 import math
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import Any, ClassVar, final
 
 import torch
 from pytorch_lightning import Callback, LightningModule
-from pytorch_lightning.utilities import rank_zero_info
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from callbacks.momentum import MomentumUpdate
 from callbacks.queue import QueueUpdate
 from datamodules.errors import UserError
-from datamodules.randomness import fold, run_seed
+from datamodules.randomness import fold, run_seed, uniform
 from datamodules.views import Views
 from methods.backbones import BackboneConfig, build_backbone, channels_of
-from methods.chunking import embed_in_chunks
-from methods.modules import EMAPair, FeatureQueue
-from methods.optim import OptimConfig, split_decay
+from methods.modules import EMAPair, Ring, check_norm_choice, convert_norms, shuffled
+from methods.optim import OptimConfig
 
 
 @dataclass
@@ -33,13 +33,15 @@ class StepOutput:
         loss: scalar, with gradient.
         features: [B, D] backbone features of the first view, for the watchers.
         positives: [B, D] backbone features of another view of the same images, where there is one (alignment needs it).
-        enqueue: name of a `FeatureQueue` of the method -> keys [B, d] to push into it after this step.
+        projections: [B, d] of the first view, in the space of the loss, where a collapse shows first.
+        enqueue: name of a queue of the method -> keys [B, ...] to push into it after this step.
         logs: further scalars, logged as train/<name>.
     """
 
     loss: Tensor
     features: Tensor
     positives: Tensor | None = None
+    projections: Tensor | None = None
     enqueue: dict[str, Tensor] = field(default_factory=dict)
     logs: dict[str, Tensor] = field(default_factory=dict)
 
@@ -60,6 +62,7 @@ class SSLModule(LightningModule, abc.ABC):
         self,
         backbone: BackboneConfig = BackboneConfig(),
         optim: OptimConfig = OptimConfig(),
+        batch_norm: str = "local",
         compile: bool = False,
         channels_last: bool = False,
     ) -> None:
@@ -67,10 +70,15 @@ class SSLModule(LightningModule, abc.ABC):
         Args:
             backbone: the network that is trained.
             optim: optimiser and schedule.
+            batch_norm: whose statistics BatchNorm takes: `local`, the images of its rank; `sync`, those of all ranks;
+                `shuffle`, local ones, but teachers see the images of all ranks in another order (MoCo); `split:N`, N
+                groups of the batch apart, as N devices would; `none`, GroupNorm and weight-standardised convolutions
+                instead, no statistics of the batch at all.
             compile: run the networks through torch.compile.
             channels_last: keep convolutions in channels-last layout, faster on recent accelerators.
         """
         super().__init__()
+        check_norm_choice(batch_norm)
         self.save_hyperparameters()
         # A second time as plain data, for weights_only=True; hence dictionaries come back from checkpoints.
         plain = {k: asdict(v) if is_dataclass(v) else v for k, v in self.hparams.items()}  # pyright: ignore[reportArgumentType]
@@ -78,6 +86,7 @@ class SSLModule(LightningModule, abc.ABC):
         self.optim = OptimConfig(**optim) if isinstance(optim, dict) else optim
         self.backbone = build_backbone(BackboneConfig(**backbone) if isinstance(backbone, dict) else backbone)
         self.feature_dim: int = self.backbone.feature_dim  # pyright: ignore[reportAttributeAccessIssue, reportAssignmentType]
+        self.batch_norm = batch_norm
         self.compile_networks = compile
         self.channels_last = channels_last
 
@@ -90,15 +99,29 @@ class SSLModule(LightningModule, abc.ABC):
         return []
 
     def param_groups(self) -> list[dict[str, Any]]:
-        """Torch parameter groups; two more keys are ours.
-
-        `lr_scale` multiplies the group's rate, `fixed_lr` exempts it from warm-up and cosine.
-        """
-        return split_decay(self)
+        """Torch parameter groups, with keys of our own: see `OptimConfig.build`."""
+        return self.optim.groups(self)
 
     def forward(self, images: Tensor) -> Tensor:
         """Features [B, D] of images [B, C, H, W], for evaluation."""
         return self.backbone(images)
+
+    @torch.no_grad()
+    def teach(self, teacher: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
+        """What a teacher says, without gradient; with `batch_norm: shuffle` its batches are mixed over the ranks."""
+        return shuffled(teacher, images) if self.batch_norm == "shuffle" else teacher(images)
+
+    def draw(self, index: Tensor, stream: int, count: int) -> Tensor:
+        """[B, count] uniform numbers in [0, 1) for the images `index` [B] in this epoch, on their device.
+
+        The same on any number of ranks and after a resume, unlike the global generator's.
+
+        Args:
+            index: [B] int64, `Views.index`.
+            stream: which use of randomness this is; different streams are independent.
+            count: numbers for each image.
+        """
+        return uniform(run_seed(), self.current_epoch, index, stream, count)
 
     @property
     def progress(self) -> float:
@@ -124,6 +147,7 @@ class SSLModule(LightningModule, abc.ABC):
             "loss": output.loss,
             "features": output.features.detach(),
             "positives": None if output.positives is None else output.positives.detach(),
+            "projections": None if output.projections is None else output.projections.detach(),
             "enqueue": {name: keys.detach() for name, keys in output.enqueue.items()},
             "label": batch.label,
             "index": batch.index,
@@ -145,8 +169,18 @@ class SSLModule(LightningModule, abc.ABC):
         torch.manual_seed(fold(run_seed(), self.current_epoch, batch_idx, self.global_rank))
 
     @final
+    def configure_model(self) -> None:
+        """Gives all networks, teachers included, the norm layers of this run; also when a checkpoint is loaded."""
+        convert_norms(self, self.batch_norm)
+
+    @final
     def setup(self, stage: str) -> None:
         """Checks that images fit the network, and applies the layout and compilation switches."""
+        if self.trainer.world_size == 1 and self.batch_norm == "shuffle":
+            rank_zero_warn(
+                "batch_norm: shuffle mixes the images of several ranks, and there is one: nothing is shuffled. "
+                "--model.batch_norm split:8 does on one device what eight with shuffling do."
+            )
         channels = getattr(getattr(self.trainer, "datamodule", None), "num_channels", None)
         wanted = channels_of(self.backbone)
         if channels is not None and wanted is not None and channels != wanted:
@@ -163,7 +197,7 @@ class SSLModule(LightningModule, abc.ABC):
         self._ddp_params_and_buffers_to_ignore = [
             f"{name}.{buffer}"
             for name, module in self.named_modules()
-            if isinstance(module, FeatureQueue)
+            if isinstance(module, Ring)
             for buffer, _ in module.named_buffers()
         ]
 
@@ -184,7 +218,7 @@ class SSLModule(LightningModule, abc.ABC):
         needed: list[type[Callback]] = []
         if self.ema_pairs():
             needed.append(MomentumUpdate)
-        if any(isinstance(module, FeatureQueue) for module in self.modules()):
+        if any(hasattr(module, "push") for module in self.modules()):  # queues, and negatives that are filled like one
             needed.append(QueueUpdate)
         present = self.trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
         return [kind() for kind in needed if not any(isinstance(callback, kind) for callback in present)]
@@ -209,42 +243,3 @@ class SSLModule(LightningModule, abc.ABC):
             steps_per_epoch=math.ceil(batches / window) if math.isfinite(batches) else batches,
         )
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step", "name": "lr"}}
-
-
-class ContrastiveModule(SSLModule):
-    """Base of the joint-embedding methods: what runs the networks is kept apart from what compares images.
-
-    That separation is what `micro_batch_size` needs: the batch that is contrasted may be far larger than the one that
-    fits through the network.
-    """
-
-    def __init__(self, micro_batch_size: int | None = None, **base: Any) -> None:
-        """
-        Args:
-            micro_batch_size: images that go through the network at once; the loss still sees the whole batch. Costs a
-                second forward pass, saves the activations. BatchNorm then has the statistics of each micro-batch.
-            base: arguments of `SSLModule`.
-        """
-        if micro_batch_size is not None and micro_batch_size < 1:
-            raise UserError(
-                f"micro_batch_size {micro_batch_size} must be at least 1, or null for the whole batch at once."
-            )
-        super().__init__(**base)
-        self.micro_batch_size = micro_batch_size
-
-    @abc.abstractmethod
-    def embed(self, views: Views) -> dict[str, Tensor]:
-        """All that runs the networks; no image sees another (BatchNorm aside). Named tensors with one row an image."""
-
-    @abc.abstractmethod
-    def contrast(self, embeddings: dict[str, Tensor]) -> StepOutput:
-        """All that compares images: the loss, local anchors against gathered candidates."""
-
-    @final
-    def step(self, views: Views) -> StepOutput:
-        """Embeds, in one go or in micro-batches, and contrasts."""
-        B, size = len(views.label), self.micro_batch_size
-        if size is None or size >= B:
-            return self.contrast(self.embed(views))
-        chunks = [views.rows(start, start + size) for start in range(0, B, size)]
-        return self.contrast(embed_in_chunks(self.embed, chunks, network=self))

@@ -1,8 +1,9 @@
-"""Optimisation, the same block for every method: optimiser, learning-rate scaling, warm-up and cosine per step."""
+"""Optimisation, the same block for every method: optimiser, parameter groups, learning-rate scaling and schedule."""
 
 import difflib
 import importlib
 import inspect
+import itertools
 import math
 from dataclasses import dataclass, field
 from functools import partial
@@ -16,6 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from datamodules.errors import UserError
 from methods.lars import LARS
+from methods.schedules import Schedule, after_warmup, constant, cosine, in_steps, multi_step, once_an_epoch
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {
     "lars": LARS,
@@ -39,30 +41,56 @@ class OptimConfig:
     lr: float = 0.3
     """Learning rate for `lr_base_batch` images; see `lr_scaling`."""
     weight_decay: float = 1e-6
-    """Weight decay of the weights; biases, norms, tokens and position tables have none."""
+    """Weight decay of the weights; biases, norms, tokens and position tables have none unless `decay_biases` is set."""
+    decay_biases: bool = False
+    """Decay every parameter, and let LARS adapt the rate of each, as the codes of MoCo and SimSiam do."""
     options: dict[str, Any] = field(default_factory=dict)
     """Further arguments of the optimiser, as {momentum: 0.9} or {betas: [0.9, 0.95]}."""
     lr_scaling: Literal["linear", "sqrt", "none"] = "linear"
-    """How lr grows with the global batch B (images x ranks x accumulated batches): B / base, sqrt(B / base), or not at
-    all."""
+    """How lr grows with the global batch B (images x ranks x accumulated batches): by B / base, its root, or not."""
     lr_base_batch: int = 256
     """The number of images that lr is stated for."""
     warmup_epochs: float = 10.0
-    """Epochs of linear warm-up from zero."""
+    """Epochs of linear warm-up."""
+    start_lr_ratio: float = 0.0
+    """The warm-up starts at this fraction of the peak."""
+    schedule: Literal["cosine", "steps"] = "cosine"
+    """After the warm-up: half a cosine to the end of the run, or `steps` at the milestones."""
     final_lr_ratio: float = 0.0
     """The cosine ends at this fraction of the peak; 1 keeps the rate constant after the warm-up."""
+    milestones: list[float] = field(default_factory=list)
+    """For `steps`: the epochs at whose start the rate falls, increasing."""
+    step_factor: float = 0.1
+    """For `steps`: what the rate is multiplied by at each of the milestones."""
+    lr_interval: Literal["step", "epoch"] = "step"
+    """Whether the rate moves after every optimiser step, or is that of an epoch's first step for the whole epoch."""
 
     def __post_init__(self) -> None:
         """Checks what a type cannot."""
-        if self.lr < 0 or self.weight_decay < 0 or self.warmup_epochs < 0 or not 0 <= self.final_lr_ratio <= 1:
-            raise UserError(
-                f"optim: lr={self.lr}, weight_decay={self.weight_decay}, warmup_epochs={self.warmup_epochs} must be "
-                f">= 0 and final_lr_ratio={self.final_lr_ratio} in [0, 1]."
-            )
+        for name in ("lr", "weight_decay", "warmup_epochs"):
+            if getattr(self, name) < 0:
+                raise UserError(f"optim: {name}={getattr(self, name)} must be >= 0.")
+        for name in ("start_lr_ratio", "final_lr_ratio", "step_factor"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"optim: {name}={getattr(self, name)} must be in [0, 1].")
         if self.lr_base_batch < 1:
             raise UserError(f"optim: lr_base_batch={self.lr_base_batch} must be at least 1 image.")
         if twice := {"lr", "weight_decay"} & set(self.options):
             raise UserError(f"optim.options holds {', '.join(sorted(twice))}: set it beside options, not within.")
+        self._check_schedule()
+
+    def _check_schedule(self) -> None:
+        steps, ascent = self.schedule == "steps", [self.warmup_epochs, *self.milestones]
+        if self.milestones and not steps:
+            raise UserError(f"optim.milestones={self.milestones}: a cosine has none; set optim.schedule to steps.")
+        if steps and (not self.milestones or any(b <= a for a, b in itertools.pairwise(ascent))):
+            raise UserError(f"optim.milestones={self.milestones}: steps need rising epochs, all after the warm-up.")
+        if steps and self.final_lr_ratio:
+            raise UserError(f"optim.final_lr_ratio={self.final_lr_ratio} ends a cosine: set it to 0 for steps.")
+        if self.lr_interval == "epoch" and self.warmup_epochs and not self.start_lr_ratio:
+            raise UserError(
+                "optim.lr_interval epoch leaves epoch 0 at rate 0: set warmup_epochs 0, or start_lr_ratio > 0."
+            )
 
     def peak_lr(self, global_batch_size: int) -> float:
         """The learning rate after warm-up.
@@ -73,32 +101,64 @@ class OptimConfig:
         ratio = global_batch_size / self.lr_base_batch
         return self.lr * {"linear": ratio, "sqrt": math.sqrt(ratio), "none": 1.0}[self.lr_scaling]
 
+    def groups(self, *modules: nn.Module, **keys: Any) -> list[dict[str, Any]]:
+        """Parameter groups of some networks, for `SSLModule.param_groups`.
+
+        Args:
+            modules: whose trainable parameters are taken, one that several share only once.
+            keys: what every group gets besides, as `fixed_lr=True`, see `build`; `name` goes before the groups' names.
+
+        Returns:
+            Groups `weights` and `biases, norms, tokens`, or with `decay_biases` one of `all parameters`.
+        """
+        prefix = f"{keys.pop('name')}: " if "name" in keys else ""
+        named = [(name, p) for name, p in nn.ModuleList(modules).named_parameters() if p.requires_grad]
+        whole = {"name": "all parameters", "params": [p for _, p in named]}
+        groups = [whole] if self.decay_biases else _split_decay(named)
+        return [group | keys | {"name": prefix + group["name"]} for group in groups if group["params"]]
+
     def build(
         self, groups: list[dict[str, Any]], global_batch_size: int, total_steps: float, steps_per_epoch: float
     ) -> tuple[Optimizer, LambdaLR]:
         """Makes the optimiser and a scheduler to be stepped after every optimiser step.
 
         Args:
-            groups: `SSLModule.param_groups()`: torch's parameter groups, with two keys of our own: `lr_scale`
-                multiplies the group's rate, `fixed_lr` takes it out of warm-up and cosine.
+            groups: torch's. Two keys are ours: `lr_scale` multiplies the group's rate, `fixed_lr` keeps it constant. A
+                group's own `lr` is its peak as it stands, not scaled by the batch.
             global_batch_size: images per optimiser step.
             total_steps: optimiser steps of the whole run; infinite for a run without an end (no cosine then).
             steps_per_epoch: optimiser steps per epoch; infinite for data of unknown length.
         """
         lr = self.peak_lr(global_batch_size)
         optimizer = self._optimizer(groups, lr)
-        warmup = self._warmup_steps(steps_per_epoch)
-        curve = partial(warmup_cosine, warmup_steps=warmup, total_steps=total_steps, final_ratio=self.final_lr_ratio)
-        scheduler = LambdaLR(optimizer, [(lambda _: 1.0) if g.get("fixed_lr") else curve for g in groups])
-        never = ", longer than the run: the peak is never reached" if warmup >= total_steps else ""
+        curve, course = self._curve(total_steps, steps_per_epoch)
+        scheduler = LambdaLR(optimizer, [constant if g.get("fixed_lr") else curve for g in groups])
+        fixed = ", ".join(g.get("name", "an unnamed group") for g in groups if g.get("fixed_lr"))
         options = ", ".join(f"{name} {value}" for name, value in self.options.items()) or "no further options"
         rank_zero_info(
             f"Optimiser {type(optimizer).__name__}: lr {self.lr:g} for {self.lr_base_batch} images, {lr:g} after "
             f"scaling ({self.lr_scaling}) to the global batch of {global_batch_size}; "
-            f"weight decay {self.weight_decay:g}; warm-up {warmup} of {total_steps:g} steps{never}; "
-            f"{options}."
+            f"weight decay {self.weight_decay:g}{' of biases too' if self.decay_biases else ''}; {course}"
+            f"{f' (but for {fixed})' if fixed else ''}; {options}."
         )
         return optimizer, scheduler
+
+    def _curve(self, total_steps: float, steps_per_epoch: float) -> tuple[Schedule, str]:
+        """The schedule, and what to say of it."""
+        warmup, *milestones = [in_steps(epoch, steps_per_epoch) for epoch in (self.warmup_epochs, *self.milestones)]
+        if self.schedule == "cosine":
+            after = partial(cosine, start=warmup, end=total_steps, final_ratio=self.final_lr_ratio)
+            course = "constant" if math.isinf(total_steps) else f"cosine to {self.final_lr_ratio:g} x peak"
+        else:
+            after = partial(multi_step, milestones=milestones, factor=self.step_factor)
+            course = f"x {self.step_factor:g} at epochs {', '.join(f'{epoch:g}' for epoch in self.milestones)}"
+        short = " (too few for this schedule)" if max([warmup, *milestones]) >= total_steps else ""
+        course = f"warm-up {warmup} of {total_steps:g} steps{short}, then {course}"
+        curve = partial(after_warmup, schedule=after, warmup_steps=warmup, start_ratio=self.start_lr_ratio)
+        if self.lr_interval == "step":
+            return curve, course
+        length = max(1, in_steps(1, steps_per_epoch))  # an empty data set has epochs of no steps
+        return partial(once_an_epoch, schedule=curve, steps_per_epoch=length), f"{course}, once an epoch"
 
     def _optimizer(self, groups: list[dict[str, Any]], lr: float) -> Optimizer:
         kwargs = {"lr": lr, "weight_decay": self.weight_decay, **self.options}
@@ -106,7 +166,7 @@ class OptimConfig:
         # Only LARS knows of trust scaling, so only LARS is told what to exclude from it.
         ours = GROUP_KEYS if issubclass(factory, LARS) else GROUP_KEYS | {"adapt"}
         torch_groups = [
-            {"lr": lr * g.get("lr_scale", 1.0)} | {k: v for k, v in g.items() if k not in ours} for g in groups
+            {k: g[k] for k in g if k not in ours} | {"lr": g.get("lr", lr) * g.get("lr_scale", 1)} for g in groups
         ]
         try:
             optimizer = factory(torch_groups, **kwargs)
@@ -118,14 +178,6 @@ class OptimConfig:
                 "does not know: choose another --model.optim.optimizer, such as sgd or adamw."
             )
         return optimizer
-
-    def _warmup_steps(self, steps_per_epoch: float) -> int:
-        if self.warmup_epochs and math.isinf(steps_per_epoch):
-            raise UserError(
-                f"A warm-up of {self.warmup_epochs:g} epochs needs data of known length: set "
-                "trainer.limit_train_batches to the batches of an epoch, or optim.warmup_epochs to 0."
-            )
-        return round(self.warmup_epochs * steps_per_epoch) if self.warmup_epochs else 0
 
     def _factory(self, kwargs: dict[str, Any]) -> type[Optimizer]:
         """The optimiser's class, after checking that it takes the options."""
@@ -156,42 +208,12 @@ def _import(path: str) -> type[Optimizer]:
     return found
 
 
-def warmup_cosine(step: int, warmup_steps: float, total_steps: float, final_ratio: float = 0.0) -> float:
-    """Factor of the peak learning rate: linear from 0 over the warm-up, then half a cosine to `final_ratio`.
-
-    Loshchilov, Hutter, "SGDR", ICLR 2017, arXiv:1608.03983, eq. (5) without restarts; warm-up as in SimCLR's code: step
-    0 has rate 0.
-
-    Args:
-        step: optimiser steps done so far.
-        warmup_steps: length of the warm-up in optimiser steps.
-        total_steps: length of training in optimiser steps, may be infinite.
-        final_ratio: factor at and after `total_steps`.
-    """
-    if step < warmup_steps:
-        return step / warmup_steps
-    if math.isinf(total_steps):
-        return 1.0
-    progress = min(1.0, (step - warmup_steps) / max(1.0, total_steps - warmup_steps))
-    return final_ratio + (1 - final_ratio) * (1 + math.cos(math.pi * progress)) / 2
-
-
-def split_decay(module: nn.Module) -> list[dict[str, Any]]:
-    """Two parameter groups: weights, and what is neither decayed nor trust-scaled.
-
-    Args:
-        module: its trainable parameters are split.
-
-    Returns:
-        Groups `weights` and `biases, norms, tokens`: parameters with at most one dimension, or whose name ends in one
-        of `TABLES`.
-    """
+def _split_decay(named: list[tuple[str, nn.Parameter]]) -> list[dict[str, Any]]:
+    """Weights, and what is neither decayed nor trust-scaled: at most one dimension, or a name that ends as `TABLES`."""
     weights, rest = [], []
-    for name, parameter in module.named_parameters():
-        if parameter.requires_grad:
-            (rest if parameter.ndim <= 1 or name.endswith(TABLES) else weights).append(parameter)
-    groups = [
+    for name, parameter in named:
+        (rest if parameter.ndim <= 1 or name.endswith(TABLES) else weights).append(parameter)
+    return [
         {"name": "weights", "params": weights},
         {"name": "biases, norms, tokens", "params": rest, "weight_decay": 0.0, "adapt": False},
     ]
-    return [group for group in groups if group["params"]]

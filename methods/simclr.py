@@ -14,7 +14,8 @@ from torch import Tensor, nn
 
 from datamodules.errors import UserError
 from datamodules.views import Views
-from methods.base import ContrastiveModule, StepOutput
+from methods.base import StepOutput
+from methods.contrastive import ContrastiveModule
 from methods.losses import nt_xent
 from methods.modules import mlp
 
@@ -47,7 +48,7 @@ class SimCLR(ContrastiveModule):
             )
         super().__init__(**base)
         self.temperature = temperature
-        self.projector = mlp(self.feature_dim, *[hidden_dim] * num_hidden_layers, out_dim, last_norm=True)
+        self.projector = mlp(self.feature_dim, *[hidden_dim] * num_hidden_layers, out_dim, last_norm="scale")
         for layer in self.projector:
             if isinstance(layer, nn.Linear):
                 nn.init.normal_(layer.weight, std=0.01)
@@ -63,4 +64,4 @@ class SimCLR(ContrastiveModule):
         """NT-Xent, both directions."""
         e = embeddings
         loss = nt_xent(e["z1"], e["z2"], self.temperature)
-        return StepOutput(loss, features=e["h1"], positives=e["h2"])
+        return StepOutput(loss, features=e["h1"], positives=e["h2"], projections=e["z1"])

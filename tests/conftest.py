@@ -1,13 +1,11 @@
 """Every test starts from the same seed, on one thread, without a trace of the environment's settings."""
 
 import os
-from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
 
-GOLDENS = Path(__file__).parent / "goldens"
+from tests.support.golden import load
 
 
 @pytest.fixture(autouse=True)
@@ -21,9 +19,4 @@ def _reproducible(monkeypatch: pytest.MonkeyPatch):
 @pytest.fixture
 def golden():
     """Loads a golden file as a dictionary of tensors."""
-
-    def load(name: str) -> dict[str, torch.Tensor]:
-        with np.load(GOLDENS / f"{name}.npz") as arrays:
-            return {key: torch.from_numpy(np.asarray(arrays[key])) for key in arrays.files}
-
     return load

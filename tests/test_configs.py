@@ -39,7 +39,7 @@ def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (root / "cifar10").mkdir(exist_ok=True)
         Dataset.from_dict(rows, features=features).to_parquet(root / "cifar10" / f"{split}-00000-of-00001.parquet")
     for split in ("train", "val"):
-        for i in range(8):
+        for i in range(16):
             folder = root / "folders" / split / f"class_{i % 2}"
             folder.mkdir(parents=True, exist_ok=True)
             (folder / f"{i}.png").write_bytes(picture(i, 64))
@@ -48,11 +48,17 @@ def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda p: str(p.relative_to(ROOT / "configs")))
 def test_takes_a_step(config, synthetic, tmp_path):
-    data = yaml.safe_load(config.read_text())["data"]["class_path"].rpartition(".")[2]
+    settings = yaml.safe_load(config.read_text())
+    data = settings["data"]["class_path"].rpartition(".")[2]
+    arguments = settings["model"]["init_args"]
+    groups = str(arguments.get("batch_norm", "")).partition("split:")[2]  # of images, with statistics of their own
+    batch = str(2 * int(groups or 2))
     paths = {"CIFAR10": synthetic, "ImageFolder": synthetic / "folders"}
     where = ["--data.path", str(paths[data])] if data in paths else []
     cores = ["--trainer.accelerator", "cpu", "--trainer.devices", "1"]
-    small = ["--data.batch_size", "4", "--data.eval_batch_size", "4", "--data.num_workers", "0"]
+    small = ["--data.batch_size", batch, "--data.eval_batch_size", "4", "--data.num_workers", "0"]
+    if data == "ImageFolder" and "vit" not in arguments["backbone"]["name"]:
+        small += ["--data.image_size", "64"]  # a ViT is made for one size
     code, text = cli(
         "fit", "--config", str(config), *where, *small, *cores, "--trainer.fast_dev_run", "true", folder=tmp_path
     )

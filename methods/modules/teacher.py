@@ -4,7 +4,9 @@ import copy
 import math
 from dataclasses import dataclass
 
-from torch import nn
+from torch import Tensor, nn
+
+from datamodules.errors import UserError
 
 
 def frozen_copy(module: nn.Module) -> nn.Module:
@@ -12,21 +14,46 @@ def frozen_copy(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module).requires_grad_(False)
 
 
+class Teacher(nn.Module):
+    """The slow copies of a backbone and of the head behind it."""
+
+    def __init__(self, backbone: nn.Module, projector: nn.Module) -> None:
+        super().__init__()
+        self.backbone = frozen_copy(backbone)
+        self.projector = frozen_copy(projector)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[B, C, H, W] to [B, d]."""
+        return self.projector(self.backbone(images))
+
+
 @dataclass
 class EMAPair:
-    """A student and the teacher that follows it: teacher <- m * teacher + (1 - m) * student, once per optimiser step.
+    """Students and the teacher that follows them: teacher <- m * teacher + (1 - m) * student, per optimiser step.
 
     Attributes:
-        student: module that learns.
-        teacher: its `frozen_copy`.
+        student: modules that learn; their parameters in this order are those of the teacher.
+        teacher: `frozen_copy` of them.
         momentum: m at the start of training, in [0, 1].
         final_momentum: m at the end, reached along half a cosine; equal to `momentum` for a constant.
+        before_forward: the authors move the teacher at the start of a step, as MoCo v3 does, and not at its end, as
+            BYOL does. The sequence of weights is the same, but m is then that of the following step.
     """
 
-    student: nn.Module
+    student: tuple[nn.Module, ...]
     teacher: nn.Module
     momentum: float
     final_momentum: float
+    before_forward: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("momentum", "final_momentum"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"A teacher's {name} is {getattr(self, name)}; it must be from 0 to 1.")
+
+    def parameters(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
+        """The teacher's parameters and, in the same order, those that they follow."""
+        return list(self.teacher.parameters()), [p for module in self.student for p in module.parameters()]
 
     def momentum_at(self, progress: float) -> float:
         """The momentum m at a point of training.

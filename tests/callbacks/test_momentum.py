@@ -136,7 +136,7 @@ class Hasty(MomentumUpdate):
     @torch.no_grad()
     def on_train_batch_end(self, trainer: Trainer, pl_module: Any, *_: Any) -> None:
         for pair in pl_module.ema_pairs():
-            for teacher, student in zip(pair.teacher.parameters(), pair.student.parameters(), strict=True):
+            for teacher, student in zip(*pair.parameters(), strict=True):
                 teacher.copy_(student)
 
 

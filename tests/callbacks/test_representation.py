@@ -130,14 +130,14 @@ def test_collapse_is_called_by_its_name(val, word):
     assert trainer.current_epoch == 2  # it watches, and does not act unless asked to
 
 
-@pytest.mark.filterwarnings("ignore:The representation has collapsed")
+@pytest.mark.filterwarnings("ignore:The representation is collapsed")
 def test_a_sanity_check_is_no_validation():
     monitor = RepresentationMonitor()
     watch(monitor, data(torch.randn(8, D), None, POINT), num_sanity_val_steps=2)
     assert monitor.collapsed_for == 1
 
 
-@pytest.mark.filterwarnings("ignore:The representation has collapsed")
+@pytest.mark.filterwarnings("ignore:The representation is collapsed")
 def test_stops_when_collapsed_for_long_enough():
     monitor = RepresentationMonitor(stop_on_collapse=True, patience=3)
     trainer = watch(monitor, data(torch.randn(8, D), None, POINT), max_epochs=9)
@@ -153,13 +153,13 @@ class Dozing(RepresentationMonitor):
         super().on_validation_epoch_end(trainer, pl_module)
 
 
-@pytest.mark.filterwarnings("ignore:The representation has collapsed")
+@pytest.mark.filterwarnings("ignore:The representation is collapsed")
 def test_recovery_starts_the_count_anew():
     monitor = Dozing(stop_on_collapse=True, patience=2)
     assert watch(monitor, data(torch.randn(8, D), None, POINT), max_epochs=9).current_epoch == 4
 
 
-@pytest.mark.filterwarnings("ignore:The representation has collapsed")
+@pytest.mark.filterwarnings("ignore:The representation is collapsed")
 def test_patience_survives_a_resume(tmp_path):
     prepared = data(torch.randn(8, D), None, POINT)
     watch(RepresentationMonitor(), prepared, max_epochs=2).save_checkpoint(tmp_path / "two.ckpt")

@@ -1,4 +1,4 @@
-"""Schedule against the authors' numbers, groups against a hand-kept list, mistakes against their sentences."""
+"""Rates and groups against steps worked out by hand and hand-kept lists, mistakes against their sentences."""
 
 import math
 import sys
@@ -11,32 +11,8 @@ import torchvision
 from torch import nn
 
 from datamodules.errors import UserError
-from methods import SimCLR
 from methods.lars import LARS
-from methods.optim import OptimConfig, split_decay, warmup_cosine
-from tests.support.methods import small, views
-from tests.support.replay import Prepared, quiet_trainer
-
-
-@pytest.mark.parametrize("run", ["lin", "sqrt", "cifar"])
-def test_schedule_equals_simclrs_code(golden, run):
-    g = golden("simclr")
-    base, batch, epochs, warmup_epochs, images, sqrt = g[f"sched_{run}_params"].tolist()
-    # Their square-root form is 0.075 * sqrt(batch); ours states the rate for 256 images.
-    config = OptimConfig(lr=base * math.sqrt(256), lr_scaling="sqrt") if sqrt else OptimConfig(lr=base)
-    warmup, total = math.floor(warmup_epochs * images / batch), math.floor(images * epochs / batch) + 1
-    factors = [warmup_cosine(int(step), warmup, total) for step in g[f"sched_{run}_step"]]
-    rates = config.peak_lr(int(batch)) * torch.tensor(factors, dtype=torch.float64)
-    torch.testing.assert_close(rates, g[f"sched_{run}_lr"], rtol=1e-5, atol=1e-6)
-
-
-def test_ends_and_middle_of_the_schedule():
-    assert [warmup_cosine(s, 4, 12, 0.1) for s in (0, 1, 4)] == [0, 0.25, 1]
-    assert warmup_cosine(8, 4, 12, 0.1) == pytest.approx(0.55)  # half of the cosine
-    assert warmup_cosine(12, 4, 12, 0.1) == warmup_cosine(99, 4, 12, 0.1) == pytest.approx(0.1)
-    assert warmup_cosine(0, 0, 12) == 1
-    assert {warmup_cosine(s, 4, 12, 1.0) for s in range(4, 15)} == {1}
-    assert [warmup_cosine(s, 4, math.inf) for s in (2, 4, 10**9)] == [0.5, 1, 1]
+from methods.optim import OptimConfig
 
 
 @pytest.mark.parametrize(("scaling", "factor"), [("linear", 4), ("sqrt", 2), ("none", 1)])
@@ -74,46 +50,56 @@ def test_groups_follow_their_own_rates():
         torch.testing.assert_close(p.detach(), torch.full((2, 2), expected[name]))
 
 
-def test_without_an_end_the_rate_stays():
-    optimizer, scheduler = OptimConfig("sgd", lr=1.0, warmup_epochs=2).build(
-        [{"params": [parameter()]}], 256, math.inf, 3
-    )
-    rates = []
-    for _ in range(9):
-        rates.append(optimizer.param_groups[0]["lr"])
+def test_negatives_climb_at_a_rate_of_their_own():
+    config = OptimConfig("sgd", lr=0.03, weight_decay=1e-4, options={"momentum": 0.9}, warmup_epochs=0)
+    negatives, plain = parameter(2.0), parameter(2.0)
+    keys = {"lr": 3.0, "weight_decay": 0.1, "fixed_lr": True, "maximize": True}
+    optimizer, scheduler = config.build([{"params": [plain]}, {"params": [negatives], **keys}], 512, 4, 1)
+    by_hand, velocity = 2.0, 0.0
+    for gradient in (0.5, -0.25):
+        negatives.grad = torch.full_like(negatives, gradient)
         optimizer.step()
         scheduler.step()
-    assert rates == pytest.approx([0, 1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6, 1, 1, 1])
+        velocity = 0.9 * velocity - gradient + 0.1 * by_hand  # of the loss to be raised; the decay still pulls to zero
+        by_hand -= 3.0 * velocity
+    torch.testing.assert_close(negatives.detach(), torch.full((2, 2), by_hand))
+    assert [g["lr"] for g in optimizer.param_groups] == pytest.approx([0.06 / 2, 3.0])  # half of the cosine, and none
 
 
-def test_data_of_unknown_length_have_no_warm_up():
-    groups = [{"params": [parameter()]}]
+def test_the_run_says_in_a_line_what_was_built(caplog):
+    caplog.set_level("INFO")
+    config = OptimConfig("sgd", lr=0.05, weight_decay=1e-4, decay_biases=True, warmup_epochs=0, lr_interval="epoch")
+    groups = config.groups(nn.Linear(2, 2)) + config.groups(nn.Linear(2, 2), name="predictor", fixed_lr=True)
+    config.build(groups, 512, 100, 10)
+    OptimConfig("sgd", schedule="steps", milestones=[12, 16.5]).build(groups, 512, 120, 10)
+    first, second = caplog.messages
+    assert first == (
+        "Optimiser SGD: lr 0.05 for 256 images, 0.1 after scaling (linear) to the global batch of 512; weight decay "
+        "0.0001 of biases too; warm-up 0 of 100 steps, then cosine to 0 x peak, once an epoch (but for predictor: all "
+        "parameters); no further options."
+    )
+    assert "warm-up 100 of 120 steps (too few for this schedule), then x 0.1 at epochs 12, 16.5 (but for" in second
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"warmup_epochs": 10}, {"schedule": "steps", "milestones": [3]}, {"lr_interval": "epoch"}],
+)
+def test_data_of_unknown_length_have_no_epochs(settings):
+    groups, steps = [{"params": [parameter()]}], {"optimizer": "sgd", "lr": 0.1, "warmup_epochs": 0}
     with pytest.raises(UserError, match="limit_train_batches"):
-        OptimConfig("sgd", warmup_epochs=10).build(groups, 256, 100, math.inf)
-    optimizer, _ = OptimConfig("sgd", lr=0.1, warmup_epochs=0).build(groups, 256, 100, math.inf)
+        OptimConfig(**steps | settings).build(groups, 256, 100, math.inf)
+    optimizer, _ = OptimConfig(**steps).build(groups, 256, 100, math.inf)
     assert optimizer.param_groups[0]["lr"] == 0.1
 
 
-def test_a_warm_up_epoch_has_the_steps_that_accumulation_leaves():
-    module = small(SimCLR, optim=OptimConfig("sgd", lr=1.0, lr_scaling="none", warmup_epochs=1))
-    batch = views(SimCLR, 4)
-    trainer = quiet_trainer([], max_epochs=2, accumulate_grad_batches=2)
-    trainer.fit(module, datamodule=Prepared([batch] * 5, [batch], None))  # 5 batches in windows of 2: 3 steps an epoch
-    scheduler = trainer.lr_scheduler_configs[0].scheduler
-    assert [scheduler.lr_lambdas[0](step) for step in (0, 1, 3, 6)] == pytest.approx([0, 1 / 3, 1, 0])
-
-
-def test_a_run_that_counts_steps_knows_its_epochs():
-    module = small(SimCLR, optim=OptimConfig("sgd", lr=1.0, lr_scaling="none", warmup_epochs=2))
-    batch = views(SimCLR, 4)
-    trainer = quiet_trainer([], max_epochs=-1, max_steps=7)
-    trainer.fit(module, datamodule=Prepared([batch] * 3, [batch], None))
-    scheduler = trainer.lr_scheduler_configs[0].scheduler
-    assert [scheduler.lr_lambdas[0](step) for step in (0, 3, 6, 7)] == pytest.approx([0, 1 / 2, 1, 0])
+def test_an_empty_data_set_is_left_to_others_to_refuse():
+    config = OptimConfig("sgd", lr=0.1, warmup_epochs=0, lr_interval="epoch")
+    assert config.build([{"params": [parameter()]}], 256, 0, 0)[0].param_groups[0]["lr"] == 0.1
 
 
 def names(module: nn.Module, group: str) -> set[str]:
-    chosen = {id(p) for g in split_decay(module) if g["name"] == group for p in g["params"]}
+    chosen = {id(p) for g in OptimConfig().groups(module) if g["name"] == group for p in g["params"]}
     return {name for name, p in module.named_parameters() if id(p) in chosen}
 
 
@@ -133,10 +119,41 @@ def test_biases_norms_and_tables_do_not_decay():
     assert names(module, "weights") == {"conv.weight", "tied.weight"}
     rest = {"conv.bias", "norm.weight", "norm.bias", "mask_token", "decoder_pos_embed"}
     assert names(module, "biases, norms, tokens") == rest
-    groups = split_decay(module)
+    groups = OptimConfig().groups(module)
     assert sum(len(g["params"]) for g in groups) == 7  # the tied weight once, the frozen ones never
     assert [(g.get("weight_decay"), g.get("adapt")) for g in groups] == [(None, None), (0.0, False)]
-    assert [g["name"] for g in split_decay(nn.Linear(2, 2, bias=False))] == ["weights"]
+    assert [g["name"] for g in OptimConfig().groups(nn.Linear(2, 2, bias=False))] == ["weights"]
+
+
+def test_groups_of_several_networks_carry_what_they_are_given():
+    backbone, projector, predictor = Mixed(), nn.Linear(2, 2), nn.Linear(2, 2)
+    projector.weight = backbone.tied.weight  # counted with the backbone
+    config = OptimConfig("sgd", lr=0.2, lr_scaling="none", warmup_epochs=0)
+    groups = config.groups(backbone, projector) + config.groups(predictor, name="predictor", fixed_lr=True, lr_scale=10)
+    assert [len(g["params"]) for g in groups] == [2, 6, 1, 1]
+    assert [g["name"] for g in groups[1:3]] == ["biases, norms, tokens", "predictor: weights"]
+    optimizer, scheduler = config.build(groups, 256, 2, 1)
+    optimizer.step()
+    scheduler.step()
+    assert [g["lr"] for g in optimizer.param_groups] == pytest.approx([0.1, 0.1, 2.0, 2.0])
+    assert [g["weight_decay"] for g in optimizer.param_groups] == [1e-6, 0.0, 1e-6, 0.0]
+    with pytest.raises(UserError, match="more than one parameter group"):
+        config.build(config.groups(backbone) + config.groups(projector), 256, 2, 1)
+
+
+@pytest.mark.parametrize("optimizer", ["lars", "sgd", "adamw"])
+def test_every_parameter_decays_where_the_recipe_says_so(optimizer):
+    module = Mixed()
+    config = OptimConfig(optimizer, lr=0.1, weight_decay=0.5, decay_biases=True, warmup_epochs=0)
+    (group,) = config.groups(module)
+    assert [id(p) for p in group["params"]] == [id(p) for p in module.parameters() if p.requires_grad]
+    built, _ = config.build([group], 256, 9, 1)
+    assert [(g["weight_decay"], g.get("adapt", True)) for g in built.param_groups] == [(0.5, True)]
+    before = module.norm.weight.detach().clone()
+    for p in group["params"]:
+        p.grad = torch.zeros_like(p)
+    built.step()
+    assert (module.norm.weight < before).all()
 
 
 def libraries() -> dict[str, nn.Module]:
@@ -162,10 +179,10 @@ def test_only_matrices_and_kernels_of_the_libraries_decay(library):
 
 def test_lars_adapts_and_others_are_not_told():
     module = nn.Linear(3, 3)
-    lars, _ = OptimConfig("LARS").build(split_decay(module), 256, 10, 1)
+    lars, _ = OptimConfig("LARS").build(OptimConfig().groups(module), 256, 10, 1)
     assert [g["adapt"] for g in lars.param_groups] == [True, False]
     assert [g["weight_decay"] for g in lars.param_groups] == [1e-6, 0.0]
-    adam, _ = OptimConfig("adamw").build(split_decay(module), 256, 10, 1)
+    adam, _ = OptimConfig("adamw").build(OptimConfig().groups(module), 256, 10, 1)
     assert all("adapt" not in g for g in adam.param_groups)
 
 
@@ -180,7 +197,7 @@ def test_optimisers_by_class_path(monkeypatch):
         """Somebody's own; must be told of the exclusions as well."""
 
     monkeypatch.setitem(sys.modules, "my_optim", types.SimpleNamespace(MyLARS=MyLARS))
-    mine, _ = OptimConfig("my_optim.MyLARS").build(split_decay(nn.Linear(3, 3)), 256, 9, 1)
+    mine, _ = OptimConfig("my_optim.MyLARS").build(OptimConfig().groups(nn.Linear(3, 3)), 256, 9, 1)
     assert [g["adapt"] for g in mine.param_groups] == [True, False]
 
 
@@ -199,6 +216,15 @@ def test_optimisers_by_class_path(monkeypatch):
         ({"lr_base_batch": 0}, "lr_base_batch=0"),
         ({"final_lr_ratio": 1.5}, "final_lr_ratio=1.5"),
         ({"warmup_epochs": -1}, "warmup_epochs=-1"),
+        ({"start_lr_ratio": -0.5}, "start_lr_ratio=-0.5"),
+        ({"step_factor": 10.0}, "step_factor=10.0"),
+        ({"milestones": [120, 160]}, "a cosine has none; set optim.schedule to steps"),
+        ({"schedule": "steps"}, "steps need rising epochs"),
+        ({"schedule": "steps", "warmup_epochs": 0, "milestones": [160, 120]}, "milestones=.160, 120."),
+        ({"schedule": "steps", "warmup_epochs": 0, "milestones": [0, 120]}, "milestones=.0, 120."),
+        ({"schedule": "steps", "warmup_epochs": 20, "milestones": [15, 30]}, "after the warm-up"),
+        ({"schedule": "steps", "milestones": [120], "final_lr_ratio": 0.02}, "final_lr_ratio=0.02 ends a cosine"),
+        ({"lr_interval": "epoch"}, "set warmup_epochs 0"),
     ],
 )
 def test_mistakes_are_named(config, sentence):

@@ -11,13 +11,17 @@ import methods
 from datamodules.augment import Augment, recipe
 from datamodules.views import Views
 from methods.backbones import BackboneConfig
-from methods.base import ContrastiveModule, SSLModule
+from methods.base import SSLModule
+from methods.contrastive import ContrastiveModule
 from methods.optim import OptimConfig
 from tests.support.toy_moco import ToyMoCo
 
 IMAGE_SIZE = 16
 CHANNELS = 3
-SMALL = {"hidden_dim": 16, "out_dim": 8, "queue_size": 24, "num_prototypes": 12}  # arguments by these names are shrunk
+SMALL = {  # arguments by these names are shrunk
+    **{"hidden_dim": 16, "out_dim": 8, "predictor_hidden_dim": 16, "local_hidden_dim": 16},
+    **{"queue_size": 24, "num_negatives": 24, "num_prototypes": 12},
+}
 
 
 def all_methods() -> list[type[SSLModule]]:

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from datamodules.views import Views
-from methods.base import ContrastiveModule, StepOutput
+from methods.base import StepOutput
+from methods.contrastive import ContrastiveModule
 from methods.modules import EMAPair, FeatureQueue, frozen_copy, mlp
 
 
@@ -32,8 +33,8 @@ class ToyMoCo(ContrastiveModule):
     def ema_pairs(self) -> list[EMAPair]:
         m = self.teacher_momentum
         return [
-            EMAPair(self.backbone, self.key_backbone, m, 1.0),
-            EMAPair(self.projector, self.key_projector, m, 1.0),
+            EMAPair((self.backbone,), self.key_backbone, m, 1.0),
+            EMAPair((self.projector,), self.key_projector, m, 1.0),
         ]
 
     def embed(self, views: Views) -> dict[str, Tensor]:

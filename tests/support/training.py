@@ -15,7 +15,7 @@ from torch import Tensor
 from callbacks import KNNMonitor, OnlineLinearProbe, RepresentationMonitor
 from datamodules import ImageDataModule
 from datamodules.sources import ArraySource, Source
-from tests.support.methods import IMAGE_SIZE, all_methods, images, small, without_norm
+from tests.support.methods import IMAGE_SIZE, all_methods, images, small
 
 BATCH = 8  # images per step, over all ranks
 STEPS = 5  # per epoch
@@ -84,7 +84,7 @@ def fit(
         ranks: number of processes; they share the global batch.
         kill_at: step before which the process dies.
         resume: go on from the folder's newest checkpoint.
-        double: float64 and no BatchNorm, for comparisons between different numbers of ranks.
+        double: float64, and BatchNorm over all ranks, for comparisons between different numbers of ranks.
 
     Returns:
         `losses` and `draws` of this rank's steps, `metrics` of the last validation, and everything stateful as numpy
@@ -95,9 +95,7 @@ def fit(
     torch.use_deterministic_algorithms(True)
     seed_everything(7, verbose=False)
     method = next(m for m in all_methods() if m.__name__ == method_name)
-    module = small(method)
-    if double:
-        without_norm(module)
+    module = small(method, batch_norm="sync" if double else "local")
     losses = Losses()
     checkpoint = ModelCheckpoint(
         Path(folder) / "checkpoints", every_n_train_steps=3, save_last=True, save_top_k=1, enable_version_counter=False

@@ -10,7 +10,7 @@ from methods.modules import EMAPair, frozen_copy
 
 
 def pair(momentum: float, final: float) -> EMAPair:
-    return EMAPair(nn.Linear(1, 1), nn.Linear(1, 1), momentum, final)
+    return EMAPair((nn.Linear(1, 1),), nn.Linear(1, 1), momentum, final)
 
 
 def test_momentum_follows_byols_formula():
