@@ -10,13 +10,14 @@ from pytorch_lightning import LightningDataModule
 from torch.utils.data import Dataset, DistributedSampler
 
 from datamodules.augment import Augment, CleanView, ViewSpec, recipe
-from datamodules.cache import CacheChoice, Split, SplitName, open_split
+from datamodules.cache import CacheChoice, Split, SplitName
 from datamodules.errors import UserError
-from datamodules.faults import FaultReport
 from datamodules.loading import CleanBatches, RawBatch, Refusal, ResumableLoader, TrainBatches, default_workers
+from datamodules.masks import MaskedSource, no_masks
 from datamodules.randomness import run_seed
 from datamodules.sampling import EvalSampler, TrainSampler, next_position
 from datamodules.sources import Source, Subset, subset_rows
+from datamodules.splits import Splits
 from datamodules.views import Views
 
 
@@ -49,6 +50,7 @@ class ImageDataModule(LightningDataModule, ABC):
         unreadable: Literal["skip", "stop"] = "skip",
         mean: list[float] | None = None,
         std: list[float] | None = None,
+        masks: str | None = None,
         max_train_images: int | None = None,
         max_val_images: int | None = None,
     ) -> None:
@@ -68,6 +70,8 @@ class ImageDataModule(LightningDataModule, ABC):
             unreadable: what to do with a picture that cannot be decoded: `skip` (name it and go on) or `stop`.
             mean: mean of each channel, for normalisation, on intensities in [0, 1]; null for that of the data set.
             std: standard deviation of each channel; null for that of the data set.
+            masks: file with the foreground masks of the training images, written by `scripts/precompute_saliency.py`,
+                as given or below PARALLAX_DATA; for recipes that remove background, others do not read it.
             max_train_images: train on a fixed random subset of this size; null for all images.
             max_val_images: validate on a fixed random subset of this size; null for all images.
         """
@@ -81,13 +85,12 @@ class ImageDataModule(LightningDataModule, ABC):
         self.unreadable: Literal["skip", "stop"] = unreadable
         self.mean = list(self.default_mean if mean is None else mean)
         self.std = list(self.default_std if std is None else std)
+        self.masks = masks
         self.max_train_images = max_train_images
         self.max_val_images = max_val_images
         self.num_classes: int | None = None
         self.class_names: list[str] | None = None
-        self._sources: dict[SplitName, Source] = {}
-        self._splits: dict[SplitName, Split] = {}
-        self._faults = FaultReport()
+        self._splits = Splits(cache, unreadable, self.num_channels)
 
     @property
     def specs(self) -> list[ViewSpec]:
@@ -98,7 +101,7 @@ class ImageDataModule(LightningDataModule, ABC):
     @property
     def num_train_images(self) -> int:
         """Images in the training set; known after `setup`."""
-        return len(self._sources["train"])
+        return len(self._splits.sources["train"])
 
     @abstractmethod
     def sources(self) -> tuple[Source, Source]:
@@ -111,14 +114,19 @@ class ImageDataModule(LightningDataModule, ABC):
             stage: `fit`, `validate`, `test` or `predict`. Training images are decoded for `fit`, otherwise when
                 `clean_batches` first needs them.
         """
-        if not self._sources:
+        sources = self._splits.sources
+        if not sources:
             self._check_arguments()
             self._augment = Augment(self.specs, self.mean, self.std, run_seed())
             train, val = self.sources()
             self.num_classes, self.class_names = train.num_classes, train.class_names
-            self._sources["train"] = Subset(train, subset_rows(len(train), self.max_train_images))
-            self._sources["val"] = Subset(val, subset_rows(len(val), self.max_val_images))
+            if self.masks and self._augment.removes_background:
+                train = MaskedSource(train, self.masks)
+            sources["train"] = Subset(train, subset_rows(len(train), self.max_train_images))
+            sources["val"] = Subset(val, subset_rows(len(val), self.max_val_images))
         if stage in (None, "fit"):
+            if self._augment.removes_background and not self.masks:
+                raise no_masks(type(self).__name__)
             self._split("train")
         self._split("val")
 
@@ -164,11 +172,11 @@ class ImageDataModule(LightningDataModule, ABC):
             One global view [B, C, image_size, image_size], float32. Rows with index -1 hold no image.
         """
         for batch in self._clean_loader(split, max_images, keep_workers=False):
-            yield self._to_views(self._admit(batch).to(device), raw)
+            yield self._to_views(self._splits.admit(batch).to(device), raw)
 
     def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Tells of unreadable pictures. Batches that are not of this datamodule pass."""
-        return self._admit(batch) if isinstance(batch, RawBatch | Refusal) else batch
+        return self._splits.admit(batch) if isinstance(batch, RawBatch | Refusal) else batch
 
     def on_after_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
         """Makes `Views` on the device. Batches that are not of this datamodule pass."""
@@ -176,16 +184,10 @@ class ImageDataModule(LightningDataModule, ABC):
 
     def teardown(self, stage: str | None = None) -> None:
         """Says how many pictures were skipped, if any."""
-        self._faults.summarize(sum(len(source) for source in self._sources.values()))
-
-    def _admit(self, batch: RawBatch | Refusal) -> RawBatch:
-        if isinstance(batch, Refusal):
-            raise UserError(batch.message)
-        self._faults.add(batch.faults)
-        return batch
+        self._splits.summarize()
 
     def _to_views(self, batch: RawBatch, raw: bool = False) -> Views:
-        cache = self._splits[batch.split].cache
+        cache = self._split(batch.split).cache
         images = [cache.gather(batch.index)] if cache and cache.on_device else batch.images
         if batch.draws is None:
             global_views, local_views = [self._clean_view(raw)(images[0])], []
@@ -197,12 +199,7 @@ class ImageDataModule(LightningDataModule, ABC):
         return self.trainer.precision_plugin.convert_input(views) if self.trainer else views
 
     def _split(self, name: SplitName) -> Split:
-        if name not in self._splits:
-            source = self._sources[name]
-            split = open_split(name, source, self.cache, self._device, self.unreadable, self._faults)
-            assert split.num_channels == self.num_channels, f"num_channels should be {split.num_channels}"
-            self._splits[name] = split
-        return self._splits[name]
+        return self._splits.open(name, self._device)
 
     def _clean_view(self, raw: bool = False) -> CleanView:
         if raw:

@@ -51,7 +51,15 @@ class Cache:
 
 @dataclass
 class Split:
-    """One side of a data set: its images, and how they are kept."""
+    """One side of a data set: its images, and how they are kept.
+
+    Attributes:
+        name: which side.
+        source: its images.
+        unreadable: what to do with pictures that cannot be read.
+        num_channels: colour channels of the images, without a mask.
+        cache: the decoded images; None if they stay encoded.
+    """
 
     name: SplitName
     source: Source
@@ -89,7 +97,7 @@ def open_split(
     cache = None
     if choice in ("device", "ram") or (choice == "auto" and _fits(len(source), shapes, device)):
         cache = _load(source, choice, next(iter(shapes)), unreadable, report)
-    return Split(name, source, unreadable, next(iter(shapes))[0], cache)
+    return Split(name, source, unreadable, next(iter(shapes))[0] - source.masked, cache)
 
 
 def _probed_shapes(source: Source) -> set[torch.Size]:

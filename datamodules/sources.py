@@ -19,10 +19,12 @@ class Source(ABC):
     Attributes:
         labels: [N] int64, -1 where unknown.
         class_names: name of each class, None where there are no labels or no names.
+        masked: whether the last channel of the images is a foreground mask.
     """
 
     labels: Tensor
     class_names: list[str] | None = None
+    masked: bool = False
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -84,6 +86,7 @@ class Subset(Source):
         self.rows = rows
         self.labels = source.labels[torch.from_numpy(rows)]
         self.class_names = source.class_names
+        self.masked = source.masked
 
     def image(self, i: int) -> Tensor:
         """Image `i` of the subset."""

@@ -32,8 +32,8 @@ class Augment:
 
     Args:
         specs: the recipe; a specification with `count` n stands for n views.
-        mean: mean of each colour channel, on intensities in [0, 1]. Channels beyond these (a foreground mask, say)
-            follow the geometry and are otherwise left alone.
+        mean: mean of each colour channel, on intensities in [0, 1]. One channel more is a foreground mask, 0 or 255:
+            it follows the geometry where the recipe removes background, and no view keeps it.
         std: standard deviation of each colour channel.
         seed: seed of the run.
 
@@ -51,6 +51,11 @@ class Augment:
         """Views of an image, global and local."""
         return len(self.views)
 
+    @property
+    def removes_background(self) -> bool:
+        """Whether images need a mask behind their colours."""
+        return any(spec.background_removal for spec in self.views)
+
     def draw(self, epoch: int, index: Tensor, image_size: tuple[int, int] | None = None) -> Draws:
         """Draws all that is random about the views of a batch.
 
@@ -63,45 +68,47 @@ class Augment:
             For each view, its draws, on the CPU.
         """
         numbers = view_numbers(self.views, self.seed, epoch, index)
-        channels = len(self.normalize.mean)
-        return [draw_view(spec, row, channels, image_size) for spec, row in zip(self.views, numbers, strict=True)]
+        mean = self.normalize.mean
+        return [draw_view(spec, row, mean, image_size) for spec, row in zip(self.views, numbers, strict=True)]
 
     def __call__(self, images: Tensor, draws: Draws) -> tuple[list[Tensor], list[Tensor]]:
         """The whole way, for a batch of images of one size.
 
         Args:
-            images: [B, C, H, W] uint8.
+            images: [B, C, H, W] uint8, or [B, C + 1, H, W] with masks.
             draws: from `draw` with the height and width of the images; on their device.
 
         Returns:
             Global and local views, each [B, C, size, size] float32, normalised.
         """
-        return self._finish((_crops(images, spec, drawn) for spec, drawn in zip(self.views, draws, strict=True)), draws)
+        pairs = zip(self.views, draws, strict=True)
+        return self._finish((_crops(self._needed(images, spec), spec, drawn) for spec, drawn in pairs), draws)
 
     def crop(self, image: Tensor, epoch: int, index: int) -> list[Tensor]:
         """The worker's part: the crops of one image.
 
         Args:
-            image: [C, H, W] uint8.
+            image: [C, H, W] uint8, or [C + 1, H, W] with its mask.
             epoch: epoch, from 0.
             index: the image's position in the data set.
 
         Returns:
-            For each view [C, size, size] uint8.
+            For each view [C, size, size] uint8, and one channel more where the recipe removes background.
         """
         numbers = view_numbers(self.views, self.seed, epoch, torch.tensor([index]))  # [V, 1, numbers]
         image_size = image.shape[1], image.shape[2]
         crops = []
         for spec, row in zip(self.views, numbers, strict=True):
             box, flip = draw_box(spec, row, image_size)[0].tolist(), bool(draw_flip(spec, row)[0])
-            crops.append(geometry.crop_resize_one(image, box, flip, spec.size, spec.interpolation))
+            needed = self._needed(image[None], spec)[0]
+            crops.append(geometry.crop_resize_one(needed, box, flip, spec.size, spec.interpolation))
         return crops
 
     def finish(self, crops: list[Tensor], draws: Draws) -> tuple[list[Tensor], list[Tensor]]:
         """The device's part: all but crop and flip, for a batch of the workers' crops.
 
         Args:
-            crops: for each view [B, C, size, size] uint8.
+            crops: for each view the stacked crops of `crop`, [B, C or C + 1, size, size] uint8.
             draws: from `draw`, on the device of the crops.
 
         Returns:
@@ -110,14 +117,25 @@ class Augment:
         planes = (crop.to(torch.float32, memory_format=torch.contiguous_format) for crop in crops)
         return self._finish((crop.div_(255) for crop in planes), draws)
 
+    def _needed(self, images: Tensor, spec: ViewSpec) -> Tensor:
+        """The channels of [B, C or C + 1, H, W] that a view is made of: the mask only if it can come into play."""
+        channels = len(self.normalize.mean)
+        needed = channels + (spec.background_removal > 0)
+        assert images.shape[1] >= needed, (
+            f"the images have {images.shape[1]} channels; {channels} colours "
+            f"{'and a mask are' if needed > channels else 'are'} needed"
+        )
+        return images[:, :needed]
+
     def _finish(self, crops: Iterable[Tensor], draws: Draws) -> tuple[list[Tensor], list[Tensor]]:
         """Finishes crops with intensities in [0, 1], in place, and parts global from local views."""
         global_views: list[Tensor] = []
         local_views: list[Tensor] = []
         for spec, crop, drawn in zip(self.views, crops, draws, strict=True):
             view = geometry.rotate(crop, drawn.angle) if spec.rotation else crop
-            assert view.shape[1] >= len(self.normalize.mean), "the images have fewer channels than the mean"
-            self._colour(view[:, : len(self.normalize.mean)], spec, drawn)
+            if spec.background_removal:
+                view = photometry.remove_background(view, drawn.removal, drawn.fill)
+            self._colour(view, spec, drawn)
             (global_views if spec.role == "global" else local_views).append(view)
         return global_views, local_views
 

@@ -17,7 +17,8 @@ class CleanView:
 
     Args:
         size: side of the view, in pixels.
-        mean: mean of each colour channel, on intensities in [0, 1].
+        mean: mean of each colour channel, on intensities in [0, 1]. A channel more, the mask of a training image, is
+            dropped.
         std: standard deviation of each colour channel.
 
     Raises:
@@ -38,13 +39,15 @@ class CleanView:
         Returns:
             [B, C, size, size] float32, normalised.
         """
-        views = self._fit(images.float()).clamp_(0, 255).div_(255)  # the cubic overshoots at edges
+        views = (
+            self._fit(images[:, : len(self.normalize.mean)].float()).clamp_(0, 255).div_(255)
+        )  # the cubic overshoots at edges
         self.normalize(views)
         return views
 
     def crop(self, image: Tensor) -> Tensor:
         """The worker's part: one image [C, H, W] uint8 of any size to [C, size, size] uint8, for `__call__`."""
-        return self._fit(image[None])[0]
+        return self._fit(image[None, : len(self.normalize.mean)])[0]
 
     def _fit(self, images: Tensor) -> Tensor:
         """Resizes and crops [B, C, H, W], uint8 or float, to [B, C, size, size]."""

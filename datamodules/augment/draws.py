@@ -26,6 +26,11 @@ _TOP, _LEFT, _FLIP, _ANGLE = range(20, 24)
 _JITTER, _ORDER, _BRIGHTNESS, _CONTRAST, _SATURATION, _HUE = range(24, 30)
 _GRAYSCALE, _BLUR, _SIGMA, _SOLARIZE = range(30, 34)
 _NUMBERS = 34
+# Those of the background removal are behind, from a stream of their own: a recipe without it does not draw them, and
+# one with it draws everything else alike.
+_REMOVAL_STREAM = 0x4D41534B  # "MASK"
+_REMOVAL, _FILL = 34, slice(35, 38)
+_REMOVAL_NUMBERS = 4
 
 _ORDERS = np.array(list(itertools.permutations(range(4))))  # [24, 4], of brightness 0, contrast 1, saturation 2, hue 3
 _HUE_OPERATION = 3
@@ -38,6 +43,8 @@ class ViewDraws(NamedTuple):
         box: [B, 4] int64, crop as (top, left, height, width) in pixels; None where the workers took the crops.
         flip: [B] bool.
         angle: [B] float32, degrees counter-clockwise.
+        removal: rows whose background is removed.
+        fill: [len(removal), C] float32, intensities that the background of these rows takes.
         blends: [B, 3, 3] float32, brightness, contrast and saturation in the order drawn for the image, each as the
             coefficients that `photometry.blend` takes.
         hue: [B] float32, shift in turns; None where the recipe or the images have none.
@@ -51,6 +58,8 @@ class ViewDraws(NamedTuple):
     box: Tensor | None
     flip: Tensor
     angle: Tensor
+    removal: Tensor
+    fill: Tensor
     blends: Tensor
     hue: Tensor | None
     hue_after: list[Tensor]
@@ -66,8 +75,15 @@ Draws = list[ViewDraws]
 
 def view_numbers(views: Sequence[ViewSpec], seed: int, epoch: int, index: Tensor) -> np.ndarray:
     """[V, B, numbers] float32: the uniform numbers behind each view of the images `index` ([B] int64, on the CPU)."""
-    numbers = uniform(seed, epoch, index, _STREAM, len(views) * _NUMBERS).numpy()
-    return numbers.reshape(len(index), len(views), _NUMBERS).swapaxes(0, 1)
+
+    def draw(stream: int, count: int) -> np.ndarray:
+        numbers = uniform(seed, epoch, index, stream, len(views) * count).numpy()
+        return numbers.reshape(len(index), len(views), count).swapaxes(0, 1)
+
+    numbers = draw(_STREAM, _NUMBERS)
+    if any(spec.background_removal for spec in views):
+        numbers = np.concatenate((numbers, draw(_REMOVAL_STREAM, _REMOVAL_NUMBERS)), axis=2)
+    return numbers
 
 
 def draw_box(spec: ViewSpec, numbers: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
@@ -108,25 +124,31 @@ def draw_flip(spec: ViewSpec, numbers: np.ndarray) -> np.ndarray:
     return numbers[:, _FLIP] < spec.flip
 
 
-def draw_view(spec: ViewSpec, numbers: np.ndarray, channels: int, image_size: tuple[int, int] | None) -> ViewDraws:
+def draw_view(
+    spec: ViewSpec, numbers: np.ndarray, mean: Sequence[float], image_size: tuple[int, int] | None
+) -> ViewDraws:
     """All that is random about one view of B images.
 
     Args:
         spec: the view's specification.
         numbers: [B, numbers] of `view_numbers`.
-        channels: colour channels of the images; without three there is no hue, saturation or grayscale.
+        mean: of each colour channel, on intensities in [0, 1]; without three channels there is no hue, saturation or
+            grayscale.
         image_size: height and width in pixels, where crops are wanted.
     """
-    coloured = channels == 3
+    coloured = len(mean) == 3
     jittered = numbers[:, _JITTER] < spec.jitter
     order = _ORDERS[(numbers[:, _ORDER] * len(_ORDERS)).astype(np.int64)]  # [B, 4]
     hue = coloured and spec.hue > 0
     hue_after = order.argsort(axis=1)[:, _HUE_OPERATION] if hue else np.full(len(order), 3)
     low, high = spec.blur_sigma
+    removal, fill = _removal(spec, numbers, mean)
     return ViewDraws(
         box=torch.from_numpy(draw_box(spec, numbers, image_size)) if image_size else None,
         flip=torch.from_numpy(draw_flip(spec, numbers)),
         angle=torch.from_numpy(spec.rotation * (2 * numbers[:, _ANGLE] - 1)),
+        removal=removal,
+        fill=fill,
         blends=_blends(spec, numbers, order, coloured),
         hue=torch.from_numpy(spec.hue * (2 * numbers[:, _HUE] - 1)) if hue else None,
         hue_after=[_rows(jittered & (hue_after == blends)) for blends in range(4)],
@@ -135,6 +157,18 @@ def draw_view(spec: ViewSpec, numbers: np.ndarray, channels: int, image_size: tu
         sigma=torch.from_numpy(low + (high - low) * numbers[:, _SIGMA]),
         solarize=_rows(numbers[:, _SOLARIZE] < spec.solarize),
     )
+
+
+def _removal(spec: ViewSpec, numbers: np.ndarray, mean: Sequence[float]) -> tuple[Tensor, Tensor]:
+    """The rows whose background is removed, and what it becomes in each [rows, C]."""
+    if not spec.background_removal:
+        return torch.empty(0, dtype=torch.int64), torch.empty(0, len(mean))
+    rows = _rows(numbers[:, _REMOVAL] < spec.background_removal)
+    if spec.background == "random":
+        # three numbers an image: channels beyond the third, as in spectral images, take them again
+        return rows, torch.from_numpy(numbers[:, _FILL])[rows][:, torch.arange(len(mean)) % 3]
+    fill = {"mean": mean, "gray": [0.5] * len(mean), "black": [0.0] * len(mean)}[spec.background]
+    return rows, torch.tensor(fill, dtype=torch.float32).repeat(len(rows), 1)
 
 
 def _blends(spec: ViewSpec, numbers: np.ndarray, order: np.ndarray, coloured: bool) -> Tensor:

@@ -1,4 +1,4 @@
-"""Colour jitter, grayscale, blur and solarisation, batched with parameters for each image.
+"""Background removal, colour jitter, grayscale, blur and solarisation, batched with parameters for each image.
 
 Images are [B, C, H, W] float32 in [0, 1]. Every function equals torchvision's functional of its name and returns new
 images, unless it ends in an underscore. Comparisons, `where` and `fmod` are avoided where arithmetic says the same: on
@@ -29,7 +29,7 @@ class Normalize:
     """Subtracts the mean of each colour channel and divides by its standard deviation, in place.
 
     Args:
-        mean: one number a channel, on intensities in [0, 1]. Further channels of an image (a mask, say) are left alone.
+        mean: one number a channel, on intensities in [0, 1].
         std: likewise, above 0.
 
     Raises:
@@ -47,7 +47,28 @@ class Normalize:
     def __call__(self, images: Tensor) -> None:
         """Normalises [B, C, H, W] with intensities in [0, 1]."""
         mean, std = (_constants(values, images.device)[:, None, None] for values in (self.mean, self.std))
-        images[:, : len(mean)].sub_(mean).div_(std)
+        images.sub_(mean).div_(std)
+
+
+def remove_background(views: Tensor, rows: Tensor, fill: Tensor) -> Tensor:
+    """Takes the mask off the views, and paints over the background of some.
+
+    Tomasev et al., "Pushing the limits of self-supervised ResNets: Can we outperform supervised learning without
+    labels on ImageNet?" (ReLICv2), arXiv:2201.05119; the paper does not say what the background becomes.
+
+    Args:
+        views: [B, C + 1, H, W] in [0, 1], the last channel a mask, above 1/2 on the foreground. The resize has made
+            its edge gray; the removal's is hard again.
+        rows: [R] int64, the views whose background goes.
+        fill: [R, C], what it becomes.
+
+    Returns:
+        [B, C, H, W].
+    """
+    images = views[:, :-1].contiguous()
+    foreground = views[:, -1:].index_select(0, rows) > 0.5
+    kept = torch.where(foreground, images.index_select(0, rows), fill[:, :, None, None])
+    return images.index_copy_(0, rows, kept)
 
 
 def jitter(images: Tensor, blends: Tensor, hue: Tensor | None, before_hue: int) -> Tensor:

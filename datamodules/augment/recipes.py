@@ -52,6 +52,14 @@ def local_size(size: int) -> int:
     return multiple * max(1, round(size * 96 / 224 / multiple))
 
 
+def jigsaw_size(size: int) -> int:
+    """Side in pixels of a local view that is cut into 3 x 3 cells, beside global views of `size`.
+
+    PIRL's proportion, 255 to 224, in whole cells; for small images the largest such side within the image (30 at 32).
+    """
+    return 3 * (size // 3) if size <= SMALL_IMAGE else 3 * round(size * 85 / 224)
+
+
 def _colour(view: ViewSpec, strength: tuple[float, float, float, float], jitter: float = 0.8) -> ViewSpec:
     """The view with colour jitter (brightness, contrast, saturation, hue) and a grayscale probability of 0.2."""
     brightness, contrast, saturation, hue = strength
@@ -97,12 +105,22 @@ def moco_v2(size: int) -> list[ViewSpec]:
 
 
 def moco_v3(size: int) -> list[ViewSpec]:
-    """Two asymmetric views of MoCo v3 (Chen et al., arXiv:2104.02057) for ViTs; its ResNets crop from 20 % up."""
+    """Two asymmetric views of MoCo v3 (Chen et al., arXiv:2104.02057) for ViTs."""
     return [replace(view, interpolation="bilinear") for view in byol(size)]
 
 
+def moco_v3_resnet(size: int) -> list[ViewSpec]:
+    """MoCo v3's views for ResNets: no crop below 20 % of the area."""
+    return [replace(view, crop_scale=(0.2, 1.0)) for view in moco_v3(size)]
+
+
+def fast_moco(size: int) -> list[ViewSpec]:
+    """Two views of Fast-MoCo (Ci et al., arXiv:2207.08220): MoCo v2's, with the bicubic filter of its official code."""
+    return [replace(view, interpolation="bicubic") for view in moco_v2(size)]
+
+
 def byol(size: int) -> list[ViewSpec]:
-    """Two asymmetric views of BYOL (Grill et al., arXiv:2006.07733, appendix B); also Barlow Twins'."""
+    """Two asymmetric views of BYOL (Grill et al., arXiv:2006.07733, appendix B); also Barlow Twins' and ReLIC's."""
     view = _colour(ViewSpec(size=size), (0.4, 0.4, 0.2, 0.1))
     return [_blur(view, size, 1.0), replace(_blur(view, size, 0.1), solarize=0.2)]
 
@@ -127,6 +145,35 @@ def dino(size: int) -> list[ViewSpec]:
     ]
 
 
+def relicv2(size: int) -> list[ViewSpec]:
+    """Two large and six small views of ReLICv2 (Tomasev et al., arXiv:2201.05119), which needs foreground masks.
+
+    Colours are those of the official evaluation code (BYOL's), sizes and areas SwAV's. Which of BYOL's two blurs a
+    small view gets is not published: ours get the first.
+    """
+    local_scale = (0.1, 0.4) if size <= SMALL_IMAGE else (0.05, 0.14)
+    view = _colour(ViewSpec(size=size, crop_scale=(0.14, 1.0)), (0.4, 0.4, 0.2, 0.1))
+    large = replace(view, background_removal=0.1)
+    small = replace(view, count=6, size=local_size(size), crop_scale=local_scale, role="local")
+    return [_blur(large, size, 1.0), replace(_blur(large, size, 0.1), solarize=0.2), _blur(small, size, 1.0)]
+
+
+def relicv2_no_masks(size: int) -> list[ViewSpec]:
+    """ReLICv2's views with the background left in, for data without masks."""
+    return [replace(view, background_removal=0.0) for view in relicv2(size)]
+
+
+def detco(size: int) -> list[ViewSpec]:
+    """Two global views of MoCo v2 and two local ones to cut into 3 x 3 cells, DetCo (Xie et al., arXiv:2102.04803).
+
+    The local views are PIRL's: at least 60 % of the area, 255 pixels beside 224. The paper's RandAugment of the global
+    views is left out, as in the one public reimplementation.
+    """
+    (large,) = moco_v2(size)
+    small = replace(large, size=jigsaw_size(size), crop_scale=(0.6, 1.0), grayscale=0.0, role="local")
+    return [large, small]
+
+
 def mae(size: int) -> list[ViewSpec]:
     """One view of MAE (He et al., arXiv:2111.06377, appendix A.1): crop and flip alone."""
     return [ViewSpec(size=size, crop_scale=(0.2, 1.0))]
@@ -138,6 +185,22 @@ def crop_flip(size: int) -> list[ViewSpec]:
 
 
 RECIPES: dict[str, Callable[[int], list[ViewSpec]]] = {
-    make.__name__: make for make in (simclr, moco_v1, moco_v2, moco_v3, byol, swav, dino, mae, crop_flip)
+    make.__name__: make
+    for make in (
+        simclr,
+        moco_v1,
+        moco_v2,
+        moco_v3,
+        moco_v3_resnet,
+        fast_moco,
+        byol,
+        swav,
+        relicv2,
+        relicv2_no_masks,
+        detco,
+        dino,
+        mae,
+        crop_flip,
+    )
 }
 """Every recipe by name; each takes the size of the global views in pixels."""

@@ -5,7 +5,7 @@ from typing import Literal
 
 from datamodules.errors import UserError
 
-_PROBABILITIES = ("flip", "jitter", "grayscale", "blur", "solarize")
+_PROBABILITIES = ("flip", "background_removal", "jitter", "grayscale", "blur", "solarize")
 _STRENGTHS = ("brightness", "contrast", "saturation", "hue", "rotation")
 _RANGES = ("crop_scale", "crop_ratio", "blur_sigma")
 
@@ -14,9 +14,9 @@ _RANGES = ("crop_scale", "crop_ratio", "blur_sigma")
 class ViewSpec:
     """How `count` views of an image are drawn.
 
-    The operations run in the order of the fields: random resized crop, flip, rotation, colour jitter, grayscale, blur,
-    solarisation. Strengths and probabilities mean what they mean in torchvision's transforms of the same name. The
-    normalisation's mean and standard deviation belong to the data set, not to a view.
+    The operations run in the order of the fields: random resized crop, flip, rotation, background removal, colour
+    jitter, grayscale, blur, solarisation. Strengths and probabilities mean what they mean in torchvision's transforms
+    of the same name. The normalisation's mean and standard deviation belong to the data set, not to a view.
 
     Raises:
         UserError: a value is out of its range.
@@ -45,6 +45,13 @@ class ViewSpec:
 
     rotation: float = 0.0
     """Rotation in degrees, uniform between minus and plus this angle; uncovered corners are black."""
+
+    background_removal: float = 0.0
+    """Probability that all but the foreground is painted over; above 0, the images need a mask as a further channel."""
+
+    background: Literal["mean", "gray", "black", "random"] = "mean"
+    """What removed background becomes: the data set's mean (0 once normalised), mid-gray, black, or a uniform colour
+    drawn for each image. The colour operations that follow treat it as a part of the view."""
 
     jitter: float = 0.0
     """Probability of the colour jitter; its four operations run in an order drawn for each image."""
@@ -93,6 +100,8 @@ class ViewSpec:
         self._require(self.hue <= 0.5, "hue", "at most 0.5, half a turn of the colour circle")
         self._require(0 <= self.solarize_threshold <= 1, "solarize_threshold", "an intensity, from 0 to 1")
         self._require(self.role in ("global", "local"), "role", "global or local")
+        fills = ("mean", "gray", "black", "random")
+        self._require(self.background in fills, "background", f"one of {', '.join(fills)}")
         self._require(self.interpolation in ("bilinear", "bicubic"), "interpolation", "bilinear or bicubic")
         kernel_fits = self.blur_kernel == 0 or (self.blur_kernel % 2 == 1 and self.blur_kernel < 2 * self.size)
         self._require(kernel_fits, "blur_kernel", f"0, or odd and below twice the view's size ({2 * self.size})")

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from datamodules import randomness
 from datamodules.randomness import fold, permutation, run_seed, uniform
 
 INDEX = torch.arange(2000)
@@ -95,6 +96,54 @@ def test_numbers_are_the_same_everywhere():
     assert fold(0, 1, 2) == 1768321551330725035
     assert uniform(1, 2, torch.tensor([3]), 4, 2).tolist() == [[0.6577276587486267, 0.38447123765945435]]
     assert permutation(1, 2, 8).tolist() == [4, 1, 3, 2, 0, 7, 6, 5]
+
+
+def reference(seed: int, epoch: int, image: int, stream: int, count: int) -> list[float]:
+    """SplitMix64 in whole numbers without end, cut to 64 bits."""
+    word = 2**64 - 1
+
+    def mix(z: int) -> int:
+        z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9 & word
+        z = (z ^ (z >> 27)) * 0x94D049BB133111EB & word
+        return z ^ (z >> 31)
+
+    state = 0
+    for part in (seed, epoch, image, stream):
+        state = mix((part + state * 0x94D049BB133111EB + 0x9E3779B97F4A7C15) & word)
+    return [(mix((state + i * 0x9E3779B97F4A7C15) & word) >> 40) / 2**24 for i in range(1, count + 1)]
+
+
+EDGES = torch.tensor([-1, 0, 1, 2**31, 2**62, -(2**63), 49_999])
+
+
+def test_the_numbers_are_splitmix64():
+    want = [reference(-(2**40), 10**6, image, 3, 5) for image in EDGES.tolist()]
+    assert uniform(-(2**40), 10**6, EDGES, 3, 5).tolist() == want
+
+
+def test_the_numbers_of_an_accelerator_are_those_of_the_cpu(monkeypatch):
+    want = uniform(5, 3, EDGES, 1, 70), uniform(5, 3, INDEX, 1, 8)
+    # torch's integer arithmetic is the same on all devices: only the branch is to be taken
+    monkeypatch.setattr(randomness, "_on_host", lambda _: False)
+    for index, numbers in zip((EDGES, INDEX), want, strict=True):
+        found = uniform(5, 3, index, 1, numbers.shape[1])
+        assert found.dtype == torch.float32 and torch.equal(found, numbers)
+
+
+def test_an_accelerator_is_not_waited_for():
+    """A tensor without values: whatever had to look at one would fail."""
+    found = uniform(5, 3, INDEX.to("meta"), 1, 8)
+    assert found.device.type == "meta" and found.shape == (2000, 8) and found.dtype == torch.float32
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an accelerator")
+def test_on_an_accelerator():
+    there = INDEX.cuda()
+    torch.cuda.set_sync_debug_mode("error")
+    found = uniform(5, 3, there, 1, 8)
+    torch.cuda.set_sync_debug_mode("default")
+    assert torch.equal(found.cpu(), uniform(5, 3, INDEX, 1, 8))
 
 
 def test_seed_of_the_run_is_lightnings(monkeypatch):

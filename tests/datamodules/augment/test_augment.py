@@ -117,18 +117,6 @@ def test_multi_crop_is_parted_by_role():
     assert [view.shape for view in local_views] == [(2, 3, 24, 24)] * 6
 
 
-def test_a_mask_follows_the_geometry_and_nothing_else():
-    images = photos(16, 32, 32)
-    with_mask = torch.cat((images, images[:, :1]), dim=1)
-    augment = Augment([EVERYTHING], MEAN, STD, seed=0)
-    draws = augment.draw(0, torch.arange(16), (32, 32))
-    (plain,), _ = augment(images, draws)
-    (four,), _ = augment(with_mask, draws)
-    crop_alone = Augment([ViewSpec(size=32)], (0.0,), (1.0,), seed=0)
-    (mask,), _ = crop_alone(images[:, :1].contiguous(), crop_alone.draw(0, torch.arange(16), (32, 32)))
-    assert torch.allclose(four[:, :3], plain, atol=1e-5) and torch.allclose(four[:, 3:], mask, atol=1e-5)
-
-
 def test_chunks_do_not_show(monkeypatch):
     images = photos(23, 32, 32)
     augment = Augment(recipe("byol", 128), MEAN, STD, seed=0)

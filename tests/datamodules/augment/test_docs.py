@@ -22,7 +22,8 @@ def table_row(name: str, size: int, spec: ViewSpec) -> str:
     cells = (
         f"`{name}`",
         str(size),
-        f"{spec.count} {spec.role}, {spec.size} px",
+        f"{spec.count} {spec.role}, {spec.size} px"
+        + (f", masked {spec.background_removal:g}" if spec.background_removal else ""),
         f"{low:g}-{high:g}, {spec.interpolation}",
         f"{spec.jitter:g}: {', '.join(f'{strength:g}' for strength in strengths)}" if spec.jitter else "",
         f"{spec.grayscale:g}" if spec.grayscale else "",

@@ -90,12 +90,23 @@ def test_solarize(images):
     assert ((result[4] * 255).round() - levels).abs().max() == 0
 
 
-def test_normalize_leaves_further_channels_alone(images):
-    four = torch.cat((images, images[:, :1]), dim=1)
+def test_normalize(images):
     normalize = photometry.Normalize((0.5, 0.4, 0.3), (0.2, 0.3, 0.1))
     want = TF.normalize(images, list(normalize.mean), list(normalize.std))
-    normalize(four)
-    assert torch.allclose(four[:, :3], want) and torch.equal(four[:, 3:], images[:, :1])
+    normalize(images)
+    assert torch.allclose(images, want)
+
+
+def test_removed_background_is_the_fill_and_the_foreground_stays(images):
+    mask = torch.rand_like(images[:, :1])
+    mask[0, 0, 0, 0], mask[0, 0, 0, 1] = 0.5, 0.501
+    rows, fill = torch.tensor([5, 0]), torch.tensor([[0.1, 0.2, 0.3], [0.4, 0.5, 0.6]])
+    result = photometry.remove_background(torch.cat((images, mask), dim=1), rows, fill)
+    for b in range(B):
+        for y in range(images.shape[2]):
+            kept = mask[b, 0, y] > 0.5 if b in rows else torch.ones(images.shape[3], dtype=torch.bool)
+            assert torch.equal(result[b, :, y, kept], images[b, :, y, kept])
+            assert (result[b, :, y, ~kept] == fill[0 if b == 5 else 1, :, None]).all()
 
 
 @pytest.mark.parametrize(("mean", "std"), [((0.5,), (0.2, 0.2)), ((0.5,), (0.0,)), ((), ())])

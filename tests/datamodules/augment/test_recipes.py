@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import pytest
 
 from datamodules.augment import RECIPES, ViewSpec, recipe
@@ -47,6 +49,35 @@ def test_multi_crop(name, views, global_scale, local_scale):
     assert tuple(sum(spec.count for spec in by_role[role]) for role in ("global", "local")) == views
     assert {spec.crop_scale for spec in by_role["global"]} == {global_scale}
     assert {(spec.crop_scale, spec.size, spec.blur_kernel) for spec in by_role["local"]} == {(local_scale, 96, 23)}
+
+
+def test_relicv2_removes_background_from_large_views_alone():
+    specs = recipe("relicv2", 224)
+    assert [(spec.role, spec.count, spec.background_removal) for spec in specs] == [
+        ("global", 1, 0.1),
+        ("global", 1, 0.1),
+        ("local", 6, 0.0),
+    ]
+    assert [(spec.crop_scale, spec.blur, spec.solarize) for spec in specs] == [
+        ((0.14, 1.0), 1.0, 0.0),
+        ((0.14, 1.0), 0.1, 0.2),
+        ((0.05, 0.14), 1.0, 0.0),
+    ]
+    plain = recipe("relicv2_no_masks", 224)
+    assert plain == [replace(spec, background_removal=0.0) for spec in specs]
+
+
+@pytest.mark.parametrize(("size", "jigsaw"), [(224, 255), (128, 147), (64, 63), (32, 30), (16, 15)])
+def test_local_views_of_detco_can_be_cut_into_nine(size, jigsaw):
+    large, small = recipe("detco", size)
+    assert [large] == recipe("moco_v2", size)
+    assert (small.size, small.count, small.role) == (jigsaw, 2, "local")
+    assert (small.crop_scale, small.grayscale, small.jitter) == ((0.6, 1.0), 0.0, 0.8)
+
+
+def test_variants_differ_from_their_models_as_their_names_say():
+    assert [replace(spec, interpolation="bilinear") for spec in recipe("fast_moco", 224)] == recipe("moco_v2", 224)
+    assert [replace(spec, crop_scale=(0.08, 1.0)) for spec in recipe("moco_v3_resnet", 224)] == recipe("moco_v3", 224)
 
 
 @pytest.mark.parametrize(("size", "local"), [(224, 96), (128, 48), (96, 48), (64, 24), (32, 16), (28, 16), (8, 8)])

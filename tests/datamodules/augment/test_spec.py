@@ -24,6 +24,8 @@ from datamodules.errors import UserError
         ("solarize_threshold", 128.0),
         ("role", "teacher"),
         ("interpolation", "nearest"),
+        ("background_removal", 1.1),
+        ("background", "white"),
     ],
 )
 def test_a_value_out_of_range_is_refused_with_its_name(field, value):

@@ -1,0 +1,2 @@
+from datamodules.saliency.ensemble import saliency
+from datamodules.saliency.threshold import otsu, to_mask
