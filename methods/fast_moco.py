@@ -26,7 +26,7 @@ from methods.modules.patches import combine, divide, montage, pool_cells, stagge
 class FastMoCo(ContrastiveModule):
     """Fast-MoCo with the loss of both directions."""
 
-    recipe = "moco_v2"
+    recipe = "fast_moco"
     num_global_views = 2
 
     def __init__(
@@ -125,7 +125,7 @@ class FastMoCo(ContrastiveModule):
         k1, k2 = (e["k2"], e["k1"]) if self.target == "other_view" else (e["k1"], e["k2"])
         q1, q2 = (e[name].transpose(0, 1).flatten(0, 1) for name in ("q1", "q2"))  # [S * B, d], blocks of the batch
         loss = (info_nce(q1, k1, T) + info_nce(q2, k2, T)) / 2
-        return StepOutput(loss, features=e["h1"], positives=e["h2"])
+        return StepOutput(loss, features=e["h1"], positives=e["h2"], projections=e["q1"][:, 0])
 
 
 def _check_combination(cells_per_side: int, cells_per_query: int, combine_by: str, gamma: float | None) -> None:

@@ -55,6 +55,8 @@ def test_takes_a_step(config, synthetic, tmp_path):
     batch = str(2 * int(groups or 2))
     paths = {"CIFAR10": synthetic, "ImageFolder": synthetic / "folders"}
     where = ["--data.path", str(paths[data])] if data in paths else []
+    if settings["model"]["class_path"] == "ReLICv2":
+        where += ["--data.views", "relicv2_no_masks"]
     cores = ["--trainer.accelerator", "cpu", "--trainer.devices", "1"]
     small = ["--data.batch_size", batch, "--data.eval_batch_size", "4", "--data.num_workers", "0"]
     if data == "ImageFolder" and "vit" not in arguments["backbone"]["name"]:

@@ -10,16 +10,12 @@ with a column `image`; without it the images are noise with the spectrum of phot
 
 import argparse
 import io
-import json
-import platform
 import statistics
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
 
@@ -33,6 +29,7 @@ from torchvision.io import decode_image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a file, from anywhere
 from datamodules.augment import Augment, ViewSpec, recipe
+from scripts.benchmark.report import write_report
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 SMALL, SMALL_BATCH = 32, 256
@@ -158,14 +155,6 @@ def photos_in(path: Path) -> Iterator[Image.Image]:
     return (Image.open(io.BytesIO(file)).convert("RGB") for file in files)
 
 
-def processor() -> str:
-    """The processor's name where the system tells it, else its architecture."""
-    info = Path("/proc/cpuinfo")
-    lines = info.read_text().splitlines() if info.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.machine()
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--path", type=Path, help="folder of images or Parquet file (default: synthetic images)")
@@ -185,17 +174,14 @@ def main() -> None:
         )
         results.append(asdict(result))
     if arguments.out:
-        report = {
-            "what": "images/s on one CPU core, medians over rounds in which ours and lightly take turns",
-            "images": "real" if arguments.path else "synthetic",
-            "rounds": arguments.rounds,
-            "commit": subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip(),
-            "processor": processor(),
-            "versions": {name: version(name) for name in ("torch", "torchvision", "lightly", "pillow")},
-            "results": results,
-        }
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(report, indent=2) + "\n")
+        write_report(
+            arguments.out,
+            ("torch", "torchvision", "lightly", "pillow"),
+            what="images/s on one CPU core, medians over rounds in which ours and lightly take turns",
+            images="real" if arguments.path else "synthetic",
+            rounds=arguments.rounds,
+            results=results,
+        )
 
 
 if __name__ == "__main__":

@@ -79,7 +79,12 @@ def views(method: type[SSLModule], count: int = 8, seed: int = 0) -> Views:
     augment = Augment(recipe(method.recipe, IMAGE_SIZE), mean=(0.5,) * 3, std=(0.25,) * 3, seed=seed)
     index = torch.arange(count)
     draws = augment.draw(0, index, (IMAGE_SIZE, IMAGE_SIZE))
-    global_views, local_views = augment(images(count, seed), draws)
+    pictures = images(count, seed)
+    if augment.removes_background:  # the foreground: all but a frame
+        mask = torch.zeros_like(pictures[:, :1])
+        mask[:, :, 3:-3, 3:-3] = 255
+        pictures = torch.cat((pictures, mask), dim=1)
+    global_views, local_views = augment(pictures, draws)
     return Views(global_views, index % 3, index, local_views)
 
 
