@@ -5,7 +5,8 @@ ImageNet?", 2022, arXiv:2201.05119, section 3 and its listing. The authors publi
 (google-deepmind/relicv2, 106a93e), whose heads and target schedule these are; the term of a pair of views is checked
 against filipbasara0/relic (a465a48). Where the sources leave it open: the divergence has its gradient stopped on the
 side of the target as anchor, negatives are drawn without repetition, and the values of temperature, alpha, beta and the
-number of negatives. Masks come from a method that needs no weights in place of the paper's saliency network.
+number of negatives. Each large view loses its background by a draw of its own, small ones never (the listing as printed
+would leave it lost for all later views); the built-in masks need no weights, the paper's a saliency network.
 """
 
 from typing import Any, Literal
