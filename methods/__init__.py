@@ -7,5 +7,7 @@ from methods.fast_moco import FastMoCo
 from methods.moco import MoCo
 from methods.moco_v3 import MoCoV3
 from methods.nnclr import NNCLR
+from methods.relic import ReLIC
+from methods.relicv2 import ReLICv2
 from methods.simclr import SimCLR
 from methods.simsiam import SimSiam

@@ -94,5 +94,6 @@ class ReLIC(ContrastiveModule):
             contrast + self.alpha * invariance,
             features=e["h1"],
             positives=e["h2"],
+            projections=e["o1"],
             logs={"contrast": contrast.detach(), "invariance": invariance.detach()},
         )

@@ -105,6 +105,7 @@ class ReLICv2(ContrastiveModule):
             self.alpha * contrast + self.beta * invariance,
             features=e["h1"],
             positives=e["h2"],
+            projections=e["o"][:, 0],
             logs={"contrast": contrast.detach(), "invariance": invariance.detach()},
         )
 

@@ -1,6 +1,7 @@
 """Every method at a size that runs in milliseconds; a new method is found here without a line."""
 
 import inspect
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 import methods
-from datamodules.augment import Augment, recipe
+from datamodules.augment import Augment, ViewSpec, recipe
 from datamodules.views import Views
 from methods.backbones import BackboneConfig
 from methods.base import SSLModule
@@ -72,6 +73,11 @@ def images(count: int, seed: int = 0) -> Tensor:
     generator = torch.Generator().manual_seed(seed)
     coarse = torch.rand(count, CHANNELS, 4, 4, generator=generator)
     return nn.functional.interpolate(coarse, IMAGE_SIZE, mode="bilinear").mul(255).to(torch.uint8)
+
+
+def specs_without_masks(method: type[SSLModule]) -> list[ViewSpec]:
+    """The method's own recipe with the background left in, for images without foreground masks."""
+    return [replace(spec, background_removal=0.0) for spec in recipe(method.recipe, IMAGE_SIZE)]
 
 
 def views(method: type[SSLModule], count: int = 8, seed: int = 0) -> Views:

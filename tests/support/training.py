@@ -15,7 +15,7 @@ from torch import Tensor
 from callbacks import KNNMonitor, OnlineLinearProbe, RepresentationMonitor
 from datamodules import ImageDataModule
 from datamodules.sources import ArraySource, Source
-from tests.support.methods import IMAGE_SIZE, all_methods, images, small
+from tests.support.methods import IMAGE_SIZE, all_methods, images, small, specs_without_masks
 
 BATCH = 8  # images per step, over all ranks
 STEPS = 5  # per epoch
@@ -114,7 +114,7 @@ def fit(
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
-    data = TinyImages(image_size=IMAGE_SIZE, batch_size=BATCH // ranks, eval_batch_size=7)
+    data = TinyImages(specs_without_masks(method), IMAGE_SIZE, batch_size=BATCH // ranks, eval_batch_size=7)
     last = Path(folder) / "checkpoints" / "last.ckpt"
     trainer.fit(module, datamodule=data, ckpt_path=str(last) if resume else None)
     return {
