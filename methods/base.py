@@ -7,13 +7,14 @@ A subclass writes what its paper says: `step` (or, on `methods.contrastive`, `em
 import abc
 import math
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import asdict, is_dataclass
 from typing import Any, ClassVar, final
 
 import torch
 from pytorch_lightning import Callback, LightningModule
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from callbacks.momentum import MomentumUpdate
 from callbacks.queue import QueueUpdate
@@ -21,29 +22,10 @@ from datamodules.errors import UserError
 from datamodules.randomness import fold, run_seed, uniform
 from datamodules.views import Views
 from methods.backbones import BackboneConfig, build_backbone, channels_of
+from methods.clipping import clip_each
 from methods.modules import EMAPair, Ring, check_norm_choice, convert_norms, shuffled
 from methods.optim import OptimConfig
-
-
-@dataclass
-class StepOutput:
-    """What one step of a method gives to the rest of the house.
-
-    Attributes:
-        loss: scalar, with gradient.
-        features: [B, D] backbone features of the first view, for the watchers.
-        positives: [B, D] backbone features of another view of the same images, where there is one (alignment needs it).
-        projections: [B, d] of the first view, in the space of the loss, where a collapse shows first.
-        enqueue: name of a queue of the method -> keys [B, ...] to push into it after this step.
-        logs: further scalars, logged as train/<name>.
-    """
-
-    loss: Tensor
-    features: Tensor
-    positives: Tensor | None = None
-    projections: Tensor | None = None
-    enqueue: dict[str, Tensor] = field(default_factory=dict)
-    logs: dict[str, Tensor] = field(default_factory=dict)
+from methods.output import StepOutput
 
 
 class SSLModule(LightningModule, abc.ABC):
@@ -101,6 +83,10 @@ class SSLModule(LightningModule, abc.ABC):
     def param_groups(self) -> list[dict[str, Any]]:
         """Torch parameter groups, with keys of our own: see `OptimConfig.build`."""
         return self.optim.groups(self)
+
+    def resting_parameters(self) -> list[nn.Parameter]:
+        """Parameters that sit the coming optimiser step out: no gradient, no decay, no momentum (SwAV's prototypes)."""
+        return []
 
     def forward(self, images: Tensor) -> Tensor:
         """Features [B, D] of images [B, C, H, W], for evaluation."""
@@ -167,6 +153,14 @@ class SSLModule(LightningModule, abc.ABC):
     def on_train_batch_start(self, batch: Views, batch_idx: int) -> None:
         """Makes this step's draws (masks, dropout) a function of its position: it can be repeated after a resume."""
         torch.manual_seed(fold(run_seed(), self.current_epoch, batch_idx, self.global_rank))
+
+    @final
+    def on_before_optimizer_step(self, optimizer: Optimizer) -> None:
+        """Takes the gradients away that the method wants no step for; clips each of the others, if asked to."""
+        for parameter in self.resting_parameters():
+            parameter.grad = None
+        if self.optim.clip_each is not None:
+            clip_each(self.parameters(), self.optim.clip_each)
 
     @final
     def configure_model(self) -> None:

@@ -17,7 +17,16 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from datamodules.errors import UserError
 from methods.lars import LARS
-from methods.schedules import Schedule, after_warmup, constant, cosine, in_steps, multi_step, once_an_epoch
+from methods.schedules import (
+    RateAndDecay,
+    Schedule,
+    after_warmup,
+    constant,
+    cosine,
+    in_steps,
+    multi_step,
+    once_an_epoch,
+)
 
 OPTIMIZERS: dict[str, type[Optimizer]] = {
     "lars": LARS,
@@ -46,6 +55,11 @@ class OptimConfig:
     """Decay every parameter, and let LARS adapt the rate of each, as the codes of MoCo and SimSiam do."""
     options: dict[str, Any] = field(default_factory=dict)
     """Further arguments of the optimiser, as {momentum: 0.9} or {betas: [0.9, 0.95]}."""
+    final_weight_decay: float | None = None
+    """Weight decay at the end of the run, reached along half a cosine (DINO); null for a constant one."""
+    clip_each: float | None = None
+    """Norm to which each parameter's gradient is clipped by itself (DINO: 3); null for no such clipping. The norm of
+    all together is clipped by `trainer.gradient_clip_val`."""
     lr_scaling: Literal["linear", "sqrt", "none"] = "linear"
     """How lr grows with the global batch B (images x ranks x accumulated batches): by B / base, its root, or not."""
     lr_base_batch: int = 256
@@ -73,6 +87,12 @@ class OptimConfig:
         for name in ("start_lr_ratio", "final_lr_ratio", "step_factor"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"optim: {name}={getattr(self, name)} must be in [0, 1].")
+        if self.final_weight_decay is not None and (self.final_weight_decay < 0 or not self.weight_decay):
+            raise UserError(
+                f"optim: final_weight_decay={self.final_weight_decay} must be >= 0, and weight_decay above 0 before it."
+            )
+        if self.clip_each is not None and self.clip_each <= 0:
+            raise UserError(f"optim: clip_each={self.clip_each} must be above 0, or null for no clipping.")
         if self.lr_base_batch < 1:
             raise UserError(f"optim: lr_base_batch={self.lr_base_batch} must be at least 1 image.")
         if twice := {"lr", "weight_decay"} & set(self.options):
@@ -132,13 +152,19 @@ class OptimConfig:
         lr = self.peak_lr(global_batch_size)
         optimizer = self._optimizer(groups, lr)
         curve, course = self._curve(total_steps, steps_per_epoch)
-        scheduler = LambdaLR(optimizer, [constant if g.get("fixed_lr") else curve for g in groups])
+        curves = [constant if g.get("fixed_lr") else curve for g in groups]
+        final, decay = self.final_weight_decay, f"{self.weight_decay:g}"
+        if final is None:
+            scheduler = LambdaLR(optimizer, curves)
+        else:
+            scheduler = RateAndDecay(optimizer, curves, final / self.weight_decay, total_steps)
+            decay += f" to {final:g}"
         fixed = ", ".join(g.get("name", "an unnamed group") for g in groups if g.get("fixed_lr"))
         options = ", ".join(f"{name} {value}" for name, value in self.options.items()) or "no further options"
         rank_zero_info(
             f"Optimiser {type(optimizer).__name__}: lr {self.lr:g} for {self.lr_base_batch} images, {lr:g} after "
             f"scaling ({self.lr_scaling}) to the global batch of {global_batch_size}; "
-            f"weight decay {self.weight_decay:g}{' of biases too' if self.decay_biases else ''}; {course}"
+            f"weight decay {decay}{' of biases too' if self.decay_biases else ''}; {course}"
             f"{f' (but for {fixed})' if fixed else ''}; {options}."
         )
         return optimizer, scheduler

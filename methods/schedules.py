@@ -8,6 +8,9 @@ import bisect
 import math
 from collections.abc import Callable, Sequence
 
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+
 from datamodules.errors import UserError
 
 Schedule = Callable[[int], float]
@@ -88,3 +91,27 @@ def once_an_epoch(step: int, schedule: Schedule, steps_per_epoch: int) -> float:
         steps_per_epoch: optimiser steps per epoch.
     """
     return schedule(step - step % steps_per_epoch)
+
+
+class RateAndDecay(LambdaLR):
+    """LambdaLR that moves the weight decay too, along half a cosine; groups without decay stay without.
+
+    Args:
+        optimizer: its groups' weight decay is the start.
+        curves: a schedule of the learning rate for each group.
+        final_ratio: the weight decay ends at this multiple of its start.
+        total_steps: length of training in optimiser steps; infinite keeps the decay.
+    """
+
+    def __init__(self, optimizer: Optimizer, curves: list[Schedule], final_ratio: float, total_steps: float) -> None:
+        self.final_ratio = final_ratio
+        self.total_steps = total_steps
+        self.initial_decays = [group["weight_decay"] for group in optimizer.param_groups]
+        super().__init__(optimizer, curves)
+
+    def step(self, epoch: int | None = None) -> None:
+        """Sets rate and decay of the next optimiser step."""
+        super().step(epoch)
+        factor = cosine(self.last_epoch, 0, self.total_steps, self.final_ratio)
+        for group, initial in zip(self.optimizer.param_groups, self.initial_decays, strict=True):
+            group["weight_decay"] = initial * factor

@@ -4,6 +4,7 @@ import ast
 import inspect
 import re
 from collections.abc import Iterator
+from itertools import takewhile
 from pathlib import Path
 
 import pytest
@@ -121,10 +122,9 @@ COLUMNS = ["Method", "Paper", "Idea", "Teacher / queue / views", "Config", "Devi
 
 
 def method_rows() -> list[list[str]]:
-    lines = [line for line in (ROOT / "docs" / "methods.md").read_text().splitlines() if line.startswith("|")]
+    lines = (ROOT / "docs" / "methods.md").read_text().splitlines()
     cells = [[cell.strip() for cell in re.split(r"(?<!\\)\|", line)[1:-1]] for line in lines]
-    start = cells.index(COLUMNS)
-    return cells[start + 2 :]
+    return list(takewhile(bool, cells[cells.index(COLUMNS) + 2 :]))  # up to the first line that is no table's
 
 
 def exported() -> list[str]:

@@ -112,6 +112,7 @@ def test_only_the_announced_members_are_overridden(method):
         "contrast",
         "ema_pairs",
         "param_groups",
+        "resting_parameters",
         "forward",
         "recipe",
         "num_global_views",

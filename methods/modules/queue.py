@@ -10,23 +10,29 @@ class Ring(nn.Module):
 
     Persistent in checkpoints, and kept out of DDP's buffer broadcast by `SSLModule`, so that every rank holds the same
     gathered rows. A method reads `keys`; the `QueueUpdate` callback writes, after backward, what the step returned in
-    `enqueue`.
+    `enqueue`. How many rows came is known on the host, so that asking never waits for the device.
 
     Attributes:
         keys: [K, ...], the rows.
-        pointer: scalar int64, where the next row goes.
-        seen: scalar int64, rows ever pushed; as long as it is below K, initial rows are among the keys.
+        seen: rows ever pushed.
     """
 
     keys: Tensor
-    pointer: Tensor
-    seen: Tensor
 
     def __init__(self, initial: Tensor) -> None:
         super().__init__()
         self.register_buffer("keys", initial)
-        self.register_buffer("pointer", torch.zeros((), dtype=torch.int64))
-        self.register_buffer("seen", torch.zeros((), dtype=torch.int64))
+        self.seen = 0
+
+    @property
+    def pointer(self) -> int:
+        """Where the next row goes."""
+        return self.seen % len(self.keys)
+
+    @property
+    def full(self) -> bool:
+        """Whether no initial row is left."""
+        return self.seen >= len(self.keys)
 
     @torch.no_grad()
     def push(self, keys: Tensor) -> None:
@@ -38,8 +44,15 @@ class Ring(nn.Module):
         K, B = len(self.keys), len(keys)
         position = torch.arange(max(0, B - K), B, device=keys.device)
         self.keys.index_copy_(0, (self.pointer + position) % K, keys[position].to(self.keys.dtype))
-        self.pointer.add_(B).remainder_(K)
-        self.seen.add_(B)
+        self.seen += B
+
+    def get_extra_state(self) -> Tensor:
+        """`seen`, as torch's state dict takes it up."""
+        return torch.tensor(self.seen)
+
+    def set_extra_state(self, state: Tensor) -> None:
+        """Restores `seen` from a state dict."""
+        self.seen = int(state)
 
 
 class FeatureQueue(Ring):

@@ -54,7 +54,7 @@ def read(module: Any) -> dict[str, Tensor]:
     queues = [*module.global_queues, *module.local_queues]
     return {
         "queues": torch.stack([queue.keys.T for queue in queues]),
-        "pointers": torch.stack([queue.pointer for queue in queues]),
+        "pointers": torch.tensor([queue.pointer for queue in queues]),
         "grad": module.query.grad,
         "key_encoder": module.teacher.local_heads.levels[3][-1].bias[:3],
     }

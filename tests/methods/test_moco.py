@@ -28,7 +28,7 @@ def step_on_rows(g: dict[str, Tensor], rows: slice) -> tuple[Tensor, Tensor, Fea
     q, k = F.normalize(q_raw, dim=1), F.normalize(g["k_raw"][rows], dim=1)
     queue = FeatureQueue(g["queue"].shape[1], g["queue"].shape[0]).double()
     queue.keys.copy_(g["queue"].T)
-    queue.pointer.copy_(g["ptr_before"])
+    queue.seen = int(g["ptr_before"])
     loss = queue_nce(q, k, queue.keys, float(g["temperature"]))
     loss.backward()
     queue.push(F.normalize(g["k_raw"], dim=1))
@@ -103,7 +103,7 @@ def ours(state: dict[str, Tensor]) -> dict[str, Tensor]:
 def read(module: MoCo) -> dict[str, Tensor]:
     return {
         "queue": module.queue.keys.T,
-        "pointer": module.queue.pointer,
+        "pointer": torch.tensor(module.queue.pointer),
         "query": module.backbone.lin.weight,
         "key": module.teacher.backbone.lin.weight,
     }
@@ -183,7 +183,7 @@ def test_the_queue_wraps_with_any_batch_size(B):
         reference += list(keys)
     kept = torch.stack(reference[-24:])
     assert queue.pointer == len(reference) % 24
-    newest_last = torch.roll(queue.keys, -int(queue.pointer), dims=0)
+    newest_last = torch.roll(queue.keys, -queue.pointer, dims=0)
     assert torch.equal(newest_last[-len(kept) :], kept)
     assert queue.seen == 9 * B
 

@@ -23,7 +23,7 @@ def step(g: dict[str, Tensor], rows: slice) -> tuple[NNCLR, dict[str, Tensor], d
     module.queue.keys.copy_(g["queue"])
     module.queue_labels.keys.copy_(g["queue_y"])
     for queue in (module.queue, module.queue_labels):
-        queue.pointer.copy_(g["ptr_before"])
+        queue.seen = int(g["ptr_before"])
     p = {name: g[f"{name}_raw"][rows].clone().requires_grad_() for name in ("p1", "p2")}
     z = {name: F.normalize(g[f"{name}_raw"][rows], dim=1).requires_grad_() for name in ("z1", "z2")}
     unit = {name: F.normalize(x, dim=1) for name, x in p.items()}
@@ -69,7 +69,7 @@ def on_half(rank: int) -> dict[str, np.ndarray]:
     return grads | {
         "loss": result["loss"].numpy(),
         "queue": module.queue.keys.numpy(),
-        "pointer": module.queue.pointer.numpy(),
+        "pointer": np.asarray(module.queue.pointer),
     }
 
 

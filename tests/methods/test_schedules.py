@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from datamodules.errors import UserError
 from methods import SimCLR
 from methods.optim import OptimConfig
 from methods.schedules import after_warmup, constant, cosine, multi_step, once_an_epoch
@@ -213,3 +214,27 @@ def test_a_run_that_counts_steps_knows_its_epochs():
     optim = OptimConfig("sgd", lr=1.0, lr_scaling="none", warmup_epochs=2)
     seen = lightnings_rates(optim, 3, max_epochs=-1, max_steps=8)
     assert seen == pytest.approx([0, 1 / 6, 2 / 6, 3 / 6, 4 / 6, 5 / 6, 1, 1 / 2])
+
+
+def test_weight_decay_follows_half_a_cosine_where_there_is_any():
+    weight, bias = torch.nn.Parameter(torch.zeros(2, 2)), torch.nn.Parameter(torch.zeros(2))
+    config = OptimConfig("adamw", lr=1e-3, weight_decay=0.04, final_weight_decay=0.4, warmup_epochs=1)
+    groups = [{"params": [weight]}, {"params": [bias], "weight_decay": 0.0}]
+    optimizer, scheduler = config.build(groups, global_batch_size=256, total_steps=10, steps_per_epoch=2)
+    for step in range(11):
+        expected = 0.4 + (0.04 - 0.4) * (1 + math.cos(math.pi * step / 10)) / 2
+        assert optimizer.param_groups[0]["weight_decay"] == pytest.approx(expected, rel=1e-12)
+        assert optimizer.param_groups[1]["weight_decay"] == 0
+        optimizer.step()
+        scheduler.step()
+    state = scheduler.state_dict()
+    again, resumed = config.build(groups, global_batch_size=256, total_steps=10, steps_per_epoch=2)
+    resumed.load_state_dict(state)
+    resumed.step()
+    assert again.param_groups[0]["weight_decay"] == pytest.approx(0.4)
+
+
+@pytest.mark.parametrize("values", [{"final_weight_decay": 0.4, "weight_decay": 0.0}, {"clip_each": 0.0}])
+def test_refuses_an_impossible_decay_or_clipping(values):
+    with pytest.raises(UserError, match="final_weight_decay|clip_each"):
+        OptimConfig(**values)

@@ -15,7 +15,7 @@ def test_biases_stand_only_where_no_norm_follows():
 
 
 def test_last_norm_scales_and_never_shifts():
-    head = mlp(6, 5, 3, last_norm=True)
+    head = mlp(6, 5, 3, last_norm="scale")
     norm = head[-1]
     assert isinstance(norm, nn.BatchNorm1d)
     assert head[-2].bias is None

@@ -21,10 +21,11 @@ def test_holds_what_a_deque_holds_after_any_pushes(size):
         queue.push(keys)
         reference.extend(keys.tolist())
         pushed += batch
-        from_oldest = queue.keys.roll(-int(queue.pointer), dims=0)
+        from_oldest = queue.keys.roll(-queue.pointer, dims=0)
         assert from_oldest.tolist() == list(reference)
-        assert int(queue.seen) == pushed
-        assert int(queue.pointer) == pushed % size
+        assert queue.seen == pushed
+        assert queue.pointer == pushed % size
+        assert queue.full == (pushed >= size)
 
 
 class NoSlotTwice(TorchDispatchMode):
@@ -48,7 +49,7 @@ def test_starts_with_random_directions():
     queue = FeatureQueue(64, 8)
     torch.testing.assert_close(queue.keys.norm(dim=1), torch.ones(64))
     assert queue.keys.unique(dim=0).shape == (64, 8)
-    assert (int(queue.pointer), int(queue.seen)) == (0, 0)
+    assert (queue.pointer, queue.seen) == (0, 0)
 
 
 def test_everything_is_in_the_checkpoint_and_nothing_is_trained():
@@ -56,9 +57,9 @@ def test_everything_is_in_the_checkpoint_and_nothing_is_trained():
     queue.push(F.normalize(torch.randn(3, 2), dim=1))
     fresh = FeatureQueue(4, 2)
     fresh.load_state_dict(queue.state_dict(), strict=True)
-    assert set(queue.state_dict()) == {"keys", "pointer", "seen"}
+    assert set(queue.state_dict()) == {"keys", "_extra_state"}
     assert torch.equal(fresh.keys, queue.keys)
-    assert (int(fresh.pointer), int(fresh.seen)) == (3, 3)
+    assert (fresh.pointer, fresh.seen, fresh.full) == (3, 3, False)
     assert not list(queue.parameters())
 
 
