@@ -14,7 +14,6 @@ from callbacks.rank_state import RankState
 COLLAPSED_STD = 0.05
 COLLAPSED_RANK = 2.0
 SHRINKING_STD = 0.35  # of projections
-SHRINKING_SHARE = 0.05  # of the directions that projections could use
 
 
 def feature_std(features: Tensor) -> Tensor:
@@ -106,7 +105,7 @@ class RepresentationMonitor(RankState):
     Where the method gives projections, those of the last training batch are measured too, since a collapse in the space
     of the loss comes long before one of the features, and is hidden from them by a BatchNorm: `projection_std` and
     `projection_directions`. They count as shrinking when their std is below 0.35 or their variance keeps to fewer than
-    5 % of the directions it could have, the smaller of d and the global batch.
+    2 directions.
     """
 
     def __init__(self, max_images: int = 2048, stop_on_collapse: bool = False, patience: int = 2) -> None:
@@ -170,11 +169,10 @@ class RepresentationMonitor(RankState):
         std, directions = feature_std(projections), num_directions(projections)
         pl_module.log("representation/projection_std", std, sync_dist=True)
         pl_module.log("representation/projection_directions", directions, sync_dist=True)
-        possible = min(projections.shape)
         if std < SHRINKING_STD:
             return f"its projections shrink to a point (std {float(std):.3f})"
-        if directions < max(COLLAPSED_RANK, SHRINKING_SHARE * possible):
-            return f"its projections shrink to {float(directions):.1f} of {possible} possible directions"
+        if directions < COLLAPSED_RANK:
+            return f"its projections shrink to {float(directions):.1f} of {min(projections.shape)} possible directions"
         return ""
 
     @staticmethod

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from callbacks import RepresentationMonitor
-from callbacks.representation import alignment, effective_rank, feature_std, uniformity
+from callbacks.representation import alignment, effective_rank, feature_std, num_directions, uniformity
 from tests.support.replay import Prepared, batches, watch
 
 D = 8
@@ -172,3 +172,47 @@ def test_unit_features_are_not_changed_by_their_norm():
     scaled = h * torch.rand(16, 1).add(0.5)
     torch.testing.assert_close(feature_std(scaled), feature_std(h))
     torch.testing.assert_close(uniformity(scaled), uniformity(F.normalize(h, dim=1)))
+
+
+def test_directions_count_where_the_variance_goes():
+    def by_definition(x: Tensor) -> float:
+        variance = np.linalg.eigvalsh(np.cov(unit(x).T))
+        p = np.clip(variance / variance.sum(), 1e-30, None)
+        return float(np.exp(-(p * np.log(p)).sum()))
+
+    x = torch.randn(64, D) * torch.logspace(0, -1, D)
+    assert float(num_directions(x)) == pytest.approx(by_definition(x), rel=1e-4)
+    assert float(num_directions(torch.randn(4096, D))) == pytest.approx(D, rel=0.01)
+    assert float(num_directions(LINE)) == pytest.approx(1, abs=0.1)
+    assert num_directions(torch.full((4, D), torch.nan)).isnan()
+    assert float(num_directions(torch.ones(4, D))) == pytest.approx(1, abs=0.5)  # no variance at all: finite
+
+
+class Projecting(RepresentationMonitor):
+    """Gets projections beside the features."""
+
+    def __init__(self, projections: Tensor, **arguments: int | bool) -> None:
+        super().__init__(**arguments)
+        self.projections = projections
+
+    def on_train_batch_end(self, trainer, pl_module, outputs, *_) -> None:
+        super().on_train_batch_end(trainer, pl_module, outputs | {"projections": self.projections})
+
+
+@pytest.mark.parametrize(("projections", "word"), [(POINT, "shrink to a point"), (LINE, "shrink to 1.")])
+def test_shrinking_projections_are_told_but_stop_nothing(projections, word):
+    monitor = Projecting(projections, stop_on_collapse=True, patience=1)
+    with pytest.warns(UserWarning, match=word):
+        trainer = watch(monitor, data(torch.randn(8, D), None, torch.randn(40, D)), max_epochs=3)
+    assert monitor.verdict.startswith("collapsing")
+    assert trainer.current_epoch == 3  # the features are alive
+
+
+def test_healthy_projections_are_measured():
+    projections = torch.randn(40, D)
+    monitor = Projecting(projections)
+    logged = watch(monitor, data(torch.randn(8, D), None, torch.randn(40, D))).callback_metrics
+    assert monitor.verdict.startswith("alive")
+    assert float(logged["representation/projection_std"]) == pytest.approx(float(feature_std(projections)), rel=1e-5)
+    expected = float(num_directions(projections))
+    assert float(logged["representation/projection_directions"]) == pytest.approx(expected, rel=1e-5)

@@ -22,11 +22,11 @@ from methods.byol import BYOL
 from methods.optim import OptimConfig
 from methods.simsiam import SimSiam
 
-BATCH, STEPS = 128, 400
+BATCH, STEPS = 128, 500
 BACKBONE = BackboneConfig("tests.support.trajectory.LinBNReLU", options={"inputs": 32, "width": 64})
 OPTIM = OptimConfig(
     "sgd",
-    lr=0.05,
+    lr=0.2,
     weight_decay=0.0,
     options={"momentum": 0.9},
     lr_scaling="none",
@@ -116,7 +116,7 @@ def test_simsiam_stays_alive(output_norm):
 
 def test_simsiam_without_stop_gradient_loses_directions():
     monitor, metrics = train(simsiam(WithoutStopGradient, True))
-    assert metrics["projection_directions"] < 4  # of 64
+    assert metrics["projection_directions"] < 2  # of 64
     assert metrics["projection_std"] > 0.3  # the BatchNorm holds the spread up
     assert metrics["loss"] < -0.8
     assert metrics["feature_std"] > 0.7  # and another one hides it all from the features

@@ -292,7 +292,7 @@ def test_groups_divide_the_channels_and_hold_four(channels, groups):
 
 
 def test_without_batch_statistics_no_image_sees_another():
-    network = convert_norms(nn.Sequential(ConvNet(width=8), mlp(64, 32, 16, last_norm=True)), "none")
+    network = convert_norms(nn.Sequential(ConvNet(width=8), mlp(64, 32, 16, last_norm="scale")), "none")
     images = torch.randn(4, 3, 16, 16)
     assert_close(network(images)[:1], network(images[:1]), rtol=1e-4, atol=1e-5)
 
@@ -324,7 +324,7 @@ NETWORKS = {
     "torchvision": lambda: torchvision.models.resnet18(zero_init_residual=True),
     "timm": lambda: timm.create_model("resnet18d", num_classes=0),
     "timm with activations": lambda: timm.create_model("efficientnet_lite0", num_classes=0, drop_rate=0.0),
-    "own": lambda: nn.Sequential(ConvNet(width=8), mlp(64, 32, 16, last_norm=True)),
+    "own": lambda: nn.Sequential(ConvNet(width=8), mlp(64, 32, 16, last_norm="scale")),
 }
 CHOICES = {"sync": SyncBatchNorm, "split:2": SplitBatchNorm, "none": GroupNorm}
 
