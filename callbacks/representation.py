@@ -13,7 +13,7 @@ from callbacks.rank_state import RankState
 
 COLLAPSED_STD = 0.05
 COLLAPSED_RANK = 2.0
-SHRINKING_STD = 0.35  # of projections
+SHRINKING_STD = 0.15  # of projections
 
 
 def feature_std(features: Tensor) -> Tensor:
@@ -104,7 +104,7 @@ class RepresentationMonitor(RankState):
 
     Where the method gives projections, those of the last training batch are measured too, since a collapse in the space
     of the loss comes long before one of the features, and is hidden from them by a BatchNorm: `projection_std` and
-    `projection_directions`. They count as shrinking when their std is below 0.35 or their variance keeps to fewer than
+    `projection_directions`. They count as shrinking when their std is below 0.15 or their variance keeps to fewer than
     2 directions.
     """
 

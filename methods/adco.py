@@ -22,12 +22,14 @@ from methods.distributed import world_size
 from methods.losses import info_nce, queue_nce
 from methods.modules import EMAPair, Teacher, mlp
 from methods.modules.negatives import TrainableNegatives, key_probability
+from methods.optim import OptimConfig
 
 
 class AdCo(ContrastiveModule):
     """AdCo with one query an image, with both directions, or with the local views as further queries (multi-crop)."""
 
     recipe = "moco_v2"
+    takes_local_views = True
     num_global_views = 2
 
     def __init__(
@@ -41,6 +43,7 @@ class AdCo(ContrastiveModule):
         hidden_dim: int = 2048,
         out_dim: int = 128,
         teacher_momentum: float = 0.999,
+        optim: OptimConfig = OptimConfig("sgd", 0.03, 1e-4, options={"momentum": 0.9}, decay_biases=True),
         **base: Any,
     ) -> None:
         """
@@ -54,7 +57,8 @@ class AdCo(ContrastiveModule):
             hidden_dim: width of the projector's hidden layer; the authors take the width of the features.
             out_dim: size of queries, keys and negatives.
             teacher_momentum: coefficient of the key encoder's moving average.
-            base: arguments of `ContrastiveModule` and `SSLModule`.
+            optim: optimiser and schedule; `adversary_lr` is a rate for `sgd`, whose momentum the negatives share.
+            base: further arguments of `ContrastiveModule` and `SSLModule`.
         """
         if min(temperature, adversary_temperature) <= 0 or min(adversary_lr, adversary_weight_decay) < 0:
             raise UserError(
@@ -66,7 +70,12 @@ class AdCo(ContrastiveModule):
                 f"AdCo: num_negatives={num_negatives}, hidden_dim={hidden_dim} and out_dim={out_dim} must be at least "
                 "1."
             )
-        super().__init__(**base)
+        super().__init__(optim=optim, **base)
+        if self.optim.optimizer.lower() != "sgd":
+            raise UserError(
+                f"AdCo: optim.optimizer is {self.optim.optimizer!r}, and adversary_lr is a rate for sgd: set "
+                "--model.optim.optimizer sgd."
+            )
         self.temperature = temperature
         self.adversary_temperature = adversary_temperature
         self.adversary_lr = adversary_lr
@@ -81,7 +90,7 @@ class AdCo(ContrastiveModule):
     def ema_pairs(self) -> list[EMAPair]:
         """The key encoder follows with a constant momentum; when the negatives are full, it is made a copy."""
         m = 0.0 if self.global_step == self.copy_teacher_at else self.teacher_momentum
-        return [EMAPair((self.backbone, self.projector), self.teacher, m, m, before_forward=True)]
+        return [EMAPair((self.backbone, self.projector), self.teacher, m, m)]
 
     def param_groups(self) -> list[dict[str, Any]]:
         """The negatives ascend, at a rate of their own; their weight decay is part of what they maximise."""
@@ -116,7 +125,8 @@ class AdCo(ContrastiveModule):
         loss = loss + 0 * self.negatives.weight.sum()  # they rest, but DDP expects a gradient of every parameter
         if self.negatives.filled + len(k) * world_size() >= len(self.negatives.weight):
             self.copy_teacher_at = self.global_step + 1
-        return StepOutput(loss, e["h1"], positives=e.get("h2"), projections=q, enqueue={"negatives": k})
+        logs = {"negatives_filled": torch.tensor(self.negatives.filled / len(self.negatives.weight))}
+        return StepOutput(loss, e["h1"], e.get("h2"), projections=q, enqueue={"negatives": k}, logs=logs)
 
     def play(self, e: dict[str, Tensor]) -> StepOutput:
         """The encoder descends its loss, the negatives ascend theirs, in one backward pass and one optimiser step."""

@@ -1,7 +1,7 @@
 """What all methods share: the step's contract, the teacher and queue that go with it, and optimisation.
 
 A subclass writes what its paper says: `step` (or, on `methods.contrastive`, `embed` and `contrast`). It may declare
-`ema_pairs` and `param_groups`.
+`ema_pairs`, `param_groups` and `resting_parameters`.
 """
 
 import abc
@@ -12,7 +12,7 @@ from typing import Any, ClassVar, final
 
 import torch
 from pytorch_lightning import Callback, LightningModule
-from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
+from pytorch_lightning.utilities import rank_zero_info
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -21,9 +21,10 @@ from callbacks.queue import QueueUpdate
 from datamodules.errors import UserError
 from datamodules.randomness import fold, run_seed, uniform
 from datamodules.views import Views
-from methods.backbones import BackboneConfig, build_backbone, channels_of
+from methods.backbones import BackboneConfig, build_backbone
+from methods.checks import check_run, check_views
 from methods.clipping import clip_each
-from methods.modules import EMAPair, Ring, check_norm_choice, convert_norms, shuffled
+from methods.modules import EMAPair, check_norm_choice, convert_norms, shuffled
 from methods.optim import OptimConfig
 from methods.output import StepOutput
 
@@ -34,11 +35,13 @@ class SSLModule(LightningModule, abc.ABC):
     Attributes:
         recipe: name of the paper's view recipe, which data modules take unless told otherwise.
         num_global_views: how many global views the method takes; None for any number.
+        takes_local_views: whether it uses the small crops of a multi-crop recipe.
         feature_dim: D, the size of the backbone's features.
     """
 
     recipe: ClassVar[str] = "simclr"
     num_global_views: ClassVar[int | None] = None
+    takes_local_views: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -54,8 +57,8 @@ class SSLModule(LightningModule, abc.ABC):
             optim: optimiser and schedule.
             batch_norm: whose statistics BatchNorm takes: `local`, the images of its rank; `sync`, those of all ranks;
                 `shuffle`, local ones, but teachers see the images of all ranks in another order (MoCo); `split:N`, N
-                groups of the batch apart, as N devices would; `none`, GroupNorm and weight-standardised convolutions
-                instead, no statistics of the batch at all.
+                groups of the batch apart, as N devices that shuffle would; `none`, GroupNorm and weight-standardised
+                convolutions instead, no statistics of the batch at all.
             compile: run the networks through torch.compile.
             channels_last: keep convolutions in channels-last layout, faster on recent accelerators.
         """
@@ -94,8 +97,9 @@ class SSLModule(LightningModule, abc.ABC):
 
     @torch.no_grad()
     def teach(self, teacher: Callable[[Tensor], Tensor], images: Tensor) -> Tensor:
-        """What a teacher says, without gradient; with `batch_norm: shuffle` its batches are mixed over the ranks."""
-        return shuffled(teacher, images) if self.batch_norm == "shuffle" else teacher(images)
+        """What a teacher says, without gradient; with `shuffle` or `split:N` no query shares its key's statistics."""
+        mixed = self.batch_norm.partition(":")[0] in ("shuffle", "split")
+        return shuffled(teacher, images) if mixed else teacher(images)
 
     def draw(self, index: Tensor, stream: int, count: int) -> Tensor:
         """[B, count] uniform numbers in [0, 1) for the images `index` [B] in this epoch, on their device.
@@ -118,11 +122,7 @@ class SSLModule(LightningModule, abc.ABC):
     @final
     def training_step(self, batch: Views, batch_idx: int) -> dict[str, Any]:
         """Runs `step`, logs its scalars, and hands the watchers what they need without its graph."""
-        if self.num_global_views not in (None, len(batch.global_views)):
-            raise UserError(
-                f"{type(self).__name__} takes {self.num_global_views} global views of an image, the recipe makes "
-                f"{len(batch.global_views)}: choose another data.views, or leave it out for the method's own."
-            )
+        check_views(batch, type(self), self.num_global_views, self.takes_local_views)
         output = self.step(batch)
         self.log("train/loss", output.loss, batch_size=len(batch.label))
         if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:  # pyright: ignore[reportAttributeAccessIssue]
@@ -170,28 +170,17 @@ class SSLModule(LightningModule, abc.ABC):
     @final
     def setup(self, stage: str) -> None:
         """Checks that images fit the network, and applies the layout and compilation switches."""
-        if self.trainer.world_size == 1 and self.batch_norm == "shuffle":
-            rank_zero_warn(
-                "batch_norm: shuffle mixes the images of several ranks, and there is one: nothing is shuffled. "
-                "--model.batch_norm split:8 does on one device what eight with shuffling do."
-            )
-        channels = getattr(getattr(self.trainer, "datamodule", None), "num_channels", None)
-        wanted = channels_of(self.backbone)
-        if channels is not None and wanted is not None and channels != wanted:
-            raise UserError(
-                f"The images have {channels} channel(s), the backbone takes {wanted}: "
-                f"set --model.backbone.in_channels {channels}."
-            )
+        check_run(self, self.backbone, self.batch_norm)
         if self.channels_last:
             self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         if self.compile_networks:
             for network in self.children():
                 network.compile()
-        # DDP would copy rank 0's queue over the others' before every forward pass; they are equal by construction.
+        # DDP would copy rank 0's queues over the others' before every forward pass; they are equal by construction.
         self._ddp_params_and_buffers_to_ignore = [
             f"{name}.{buffer}"
             for name, module in self.named_modules()
-            if isinstance(module, Ring)
+            if hasattr(module, "push")
             for buffer, _ in module.named_buffers()
         ]
 

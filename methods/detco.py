@@ -58,6 +58,7 @@ class DetCo(ContrastiveModule):
     """DetCo for networks with levels: ResNets, `convnet`, or others with named parts."""
 
     recipe = "detco"
+    takes_local_views = True
     num_global_views = 2
 
     def __init__(
@@ -109,7 +110,7 @@ class DetCo(ContrastiveModule):
     def ema_pairs(self) -> list[EMAPair]:
         """The key encoder follows with a constant momentum."""
         students = (self.backbone, self.global_heads, self.local_heads)
-        return [EMAPair(students, self.teacher, self.teacher_momentum, self.teacher_momentum, before_forward=True)]
+        return [EMAPair(students, self.teacher, self.teacher_momentum, self.teacher_momentum)]
 
     def embed(self, views: Views) -> dict[str, Tensor]:
         """View 1 is the query, view 2 the key; the nine patches of an image go through the network side by side."""

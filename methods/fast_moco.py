@@ -3,8 +3,8 @@
 Ci et al., "Fast-MoCo: Boost Momentum-based Contrastive Learning with Combinatorial Patches", ECCV 2022,
 arXiv:2207.08220. Follows orashi/Fast-MoCo (d4fef97). Deviations: the teacher starts as a copy of the student (the code
 draws it anew) and moves at the end of a step instead of within the next (the same sequence of weights); rows are
-ordered by image instead of by cell. Weighted mean, maximum, targets of the same view and montages are the paper's
-comparisons, for which there is no code.
+ordered by image instead of by cell; the learning rate's peak and zero come one step later. Weighted mean, maximum,
+targets of the same view and montages are the paper's comparisons, for which there is no code.
 """
 
 from typing import Any, Literal
@@ -86,7 +86,7 @@ class FastMoCo(ContrastiveModule):
     def ema_pairs(self) -> list[EMAPair]:
         """The teacher follows backbone and projector with a constant momentum; the predictor has no copy."""
         m = self.teacher_momentum
-        return [EMAPair((self.backbone, self.projector), self.teacher, m, m, before_forward=True)]
+        return [EMAPair((self.backbone, self.projector), self.teacher, m, m)]
 
     def param_groups(self) -> list[dict[str, Any]]:
         """The predictor keeps its initial learning rate, as SimSiam's does."""

@@ -60,7 +60,7 @@ class MoCo(ContrastiveModule):
     def ema_pairs(self) -> list[EMAPair]:
         """The key encoder follows with a constant momentum."""
         m = self.teacher_momentum
-        return [EMAPair((self.backbone, self.projector), self.teacher, m, m, before_forward=True)]
+        return [EMAPair((self.backbone, self.projector), self.teacher, m, m)]
 
     def embed(self, views: Views) -> dict[str, Tensor]:
         """View 1 is the query, view 2 the key."""

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from datamodules.errors import UserError
 from datamodules.views import Views
@@ -42,9 +43,9 @@ class MoCoV3(ContrastiveModule):
             out_dim: size of queries and keys.
             teacher_momentum: coefficient of the momentum encoder's average at the start; it ends at 1.
             heads: the paper's heads for ResNets or for ViTs, which have a further layer in the projector and a
-                BatchNorm behind the predictor; `auto` goes by the backbone.
+                BatchNorm behind the predictor; `auto` goes by the backbone, a ResNet or a ViT of timm's.
             freeze_patch_embedding: a ViT's patch embedding stays the random projection that it starts as, which keeps
-                its training stable; no effect on other networks.
+                its training stable; no effect on other networks, or on a pretrained one.
             base: arguments of `ContrastiveModule` and `SSLModule`.
         """
         if temperature <= 0 or min(hidden_dim, out_dim) < 1:
@@ -54,7 +55,13 @@ class MoCoV3(ContrastiveModule):
             )
         super().__init__(**base)
         if is_vit(self.backbone):
-            prepare_vit(self.backbone, freeze_patch_embedding)
+            if not self.hparams["backbone"]["pretrained"]:
+                prepare_vit(self.backbone, freeze_patch_embedding)
+        elif heads == "auto" and not any(isinstance(layer, _BatchNorm) for layer in self.backbone.modules()):
+            raise UserError(
+                f"MoCoV3 knows ResNets and timm's ViTs, and {type(self.backbone).__name__} is neither: take a backbone "
+                "such as timm/vit_small_patch16_224, or say with --model.heads resnet or vit which heads it gets."
+            )
         vit = is_vit(self.backbone) if heads == "auto" else heads == "vit"
         hidden = [hidden_dim] * (2 if vit else 1)
         self.temperature = temperature

@@ -69,14 +69,16 @@ class NNCLR(ContrastiveModule):
         nearest1, nearest2 = self.nearest(e["z1"]), self.nearest(e["z2"])  # [B]
         nn1, nn2 = self.queue.keys[nearest1], self.queue.keys[nearest2]  # [B, d]
         loss = (info_nce(nn1, e["p2"], self.temperature) + info_nce(nn2, e["p1"], self.temperature)) / 2
-        same_label = self.queue_labels.keys[nearest1] == e["label"]
+        neighbour_label, label = self.queue_labels.keys[nearest1], e["label"]
+        known = (neighbour_label >= 0) & (label >= 0)
+        same_label = known & (neighbour_label == label)
         return StepOutput(
             loss,
             features=e["h1"],
             positives=e["h2"],
             projections=e["z1"],
             enqueue={"queue": e["z1"], "queue_labels": e["label"]},
-            logs={"neighbour_same_label": same_label.float().mean()},
+            logs={"neighbour_same_label": same_label.sum() / known.sum()},  # NaN while no label is known
         )
 
     @full_precision  # near neighbours differ by less than bf16 can tell apart

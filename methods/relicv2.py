@@ -1,12 +1,13 @@
 """ReLICv2: ReLIC on large and small crops of images, some of which have lost their background.
 
 Tomasev et al., "Pushing the limits of self-supervised ResNets: Can we outperform supervised learning without labels on
-ImageNet?", 2022, arXiv:2201.05119, section 3 and its listing. The authors published evaluation code alone
-(google-deepmind/relicv2, 106a93e), whose heads and target schedule these are; the term of a pair of views is checked
-against filipbasara0/relic (a465a48). Where the sources leave it open: the divergence has its gradient stopped on the
-side of the target as anchor, negatives are drawn without repetition, and the values of temperature, alpha, beta and the
-number of negatives. Each large view loses its background by a draw of its own, small ones never (the listing as printed
-would leave it lost for all later views); the built-in masks need no weights, the paper's a saliency network.
+ImageNet?", 2022, arXiv:2201.05119, section 3 and its listing. The authors published evaluation code alone (google-
+deepmind/relicv2, 106a93e), whose heads and target schedule these are; the term of a pair of views is checked against
+filipbasara0/relic (a465a48). Where the sources leave it open: the divergence has its gradient stopped on the side of
+the target as anchor, negatives are drawn without repetition, and the values of temperature, alpha, beta and the number
+of negatives, two large and six small views with SwAV's areas. Each large view loses its background by a draw of its
+own, small ones never (the listing as printed would leave it lost for all later views); the built-in masks need no
+weights, the paper's a saliency network.
 """
 
 from typing import Any, Literal
@@ -28,6 +29,7 @@ class ReLICv2(ContrastiveModule):
     """ReLICv2 with any number of large views from two up, and any number of small ones."""
 
     recipe = "relicv2"
+    takes_local_views = True
 
     def __init__(
         self,

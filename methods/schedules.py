@@ -7,6 +7,7 @@ Pure, so that a resumed run needs no history to be at the right rate; functions 
 import bisect
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -108,6 +109,10 @@ class RateAndDecay(LambdaLR):
         self.total_steps = total_steps
         self.initial_decays = [group["weight_decay"] for group in optimizer.param_groups]
         super().__init__(optimizer, curves)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where it stands, without the run's length: a resumed run may be longer."""
+        return {k: v for k, v in super().state_dict().items() if k not in ("final_ratio", "total_steps")}
 
     def step(self, epoch: int | None = None) -> None:
         """Sets rate and decay of the next optimiser step."""

@@ -1,7 +1,7 @@
 """SimSiam: predict the other view's projection, which no gradient reaches; no negatives, no teacher.
 
 Chen, He, "Exploring Simple Siamese Representation Learning", CVPR 2021, arXiv:2011.10566, algorithm 1. Follows
-facebookresearch/simsiam (a7bc177). Deviations: none known.
+facebookresearch/simsiam (a7bc177). Deviations: none but those of the views.
 """
 
 from typing import Any

@@ -62,14 +62,15 @@ def train(row: str, data: list[str]) -> dict[str, Any]:
         chosen = flags(*RUNS[row])
         # The method first: another class keeps only the settings that it knows by the same names.
         command = [sys.executable, "cli.py", "fit", "--config", CONFIG, *chosen, *data]
-        started = time.perf_counter()
+        revision, started = commit(), time.perf_counter()  # of the code that runs, whatever is edited meanwhile
         status, _ = run_to_its_end([*command, "--trainer.default_root_dir", folder])
         if status:
             sys.exit(f"{row} ended with status {status}.")
         summary = json.loads((Path(folder) / "version_0" / "summary.json").read_text())
     wanted = ("epochs", "step", "knn_top1", "probe_top1", "untrained_top1", "pixels_top1", "protocol", "verdict")
     seconds = round(time.perf_counter() - started, 1)
-    return {"flags": chosen, "commit": commit(), "seconds": seconds} | {name: summary[name] for name in wanted}
+    facts = {"flags": chosen, "commit": revision, "hardware": hardware(), "seconds": seconds}
+    return facts | {name: summary[name] for name in wanted}
 
 
 def table(results: dict[str, Any]) -> str:
@@ -86,14 +87,19 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data.path", dest="path", help="folder of CIFAR-10; by default PARALLAX_DATA says")
     parser.add_argument("--only", nargs="+", choices=list(RUNS), default=list(RUNS), help="rows to run")
-    parser.add_argument("--masks", type=Path, help="ReLICv2's masks, from scripts/precompute_saliency.py")
+    parser.add_argument(
+        "--masks",
+        type=Path,
+        help="ReLICv2's masks (scripts/precompute_saliency.py), else no background goes",
+    )
     options = parser.parse_args()
-    results = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": {}}
+    results: dict[str, Any] = json.loads(RESULTS.read_text()) if RESULTS.exists() else {"rows": {}}
     for row in options.only:
         data = ["--data.path", options.path] if options.path else []
-        data += ["--data.masks", str(options.masks)] if row == "ReLICv2" and options.masks else []
+        if row == "ReLICv2":
+            data += ["--data.masks", str(options.masks)] if options.masks else ["--data.views", "relicv2_no_masks"]
         results["rows"][row] = train(row, data)
-        results |= {"config": CONFIG, "hardware": hardware()}
+        results["config"] = CONFIG
         RESULTS.write_text(json.dumps(results, indent=2) + "\n")
         write_page(results)
     print(table(results))

@@ -92,11 +92,11 @@ def first_readable(source: Source) -> int:
 def in_blocks(masks: Masks, workers: int) -> DataLoader:
     """All masks in order, in blocks [n, side, side]."""
     return DataLoader(
-        masks, BATCH, num_workers=workers, collate_fn=np.stack, worker_init_fn=lambda _: one_thread(), pin_memory=False
+        masks, BATCH, num_workers=workers, collate_fn=np.stack, worker_init_fn=one_thread, pin_memory=False
     )
 
 
-def one_thread() -> None:
+def one_thread(_: int = 0) -> None:
     """Threads of the linear algebra would fight over the cores, and change last digits with their number."""
     torch.set_num_threads(1)
     threadpool_limits(1)

@@ -24,6 +24,8 @@ def saliency(image: np.ndarray) -> np.ndarray:
     """
     height, width = image.shape[:2]
     scale = min(1.0, _WORKING_SIDE / min(height, width))
+    if (image == image[0, 0]).all() or min(height, width) < 2 * _SMALLEST_CELL:
+        return np.zeros((height, width))  # nothing to tell apart: such a mask counts as unusable
     if scale < 1:
         size = round(width * scale), round(height * scale)
         image = np.asarray(Image.fromarray(image).resize(size, Image.Resampling.BOX))

@@ -5,7 +5,7 @@
 | local | this rank's batch | SupCon, MoCo's queries |
 | sync | all ranks' batch | SimCLR, BYOL, SimSiam, Barlow Twins, SwAV, MoCo v3 |
 | shuffle | this rank's, of rows from all ranks where a method calls `shuffled` | MoCo's keys |
-| split:N | N groups of this rank's batch, as N devices | MoCo on one device |
+| split:N | N groups of this rank's batch, as N devices, and shuffled like them | MoCo on one device |
 | none | none: GroupNorm and weight-standardised convolutions | BYOL without batch statistics |
 """
 
@@ -127,11 +127,11 @@ def _become_group_norm(norm: Any) -> None:
 
 @torch.no_grad()
 def shuffled(network: Callable[[Any], Any], x: Any) -> Any:
-    """Shuffle BN: the batch goes through the network in another order over the ranks, and comes back in its own.
+    """Shuffle BN: the batch goes through the network in another order, over all ranks, and comes back in its own.
 
     He et al., "Momentum Contrast for Unsupervised Visual Representation Learning", CVPR 2020, arXiv:1911.05722, section
     3.3: a query's statistics and its key's then come from different rows, and do not tell that the two belong together.
-    On one process there is nothing to shuffle; "split:N" gives it the statistics of N ranks.
+    On one process that needs the groups of "split:N"; an undivided batch has the same statistics in any order.
 
     Args:
         network: maps x to a tensor, or to lists, tuples and dictionaries of tensors, each with B rows.
@@ -141,13 +141,12 @@ def shuffled(network: Callable[[Any], Any], x: Any) -> Any:
     Returns:
         What the network gives for x, without gradient.
     """
-    if world_size() == 1:
-        return network(x)
     first, *others = tree_leaves(x)
     B, device = len(first), first.device
     assert all(len(other) == B for other in others), "what is shuffled together must have one row an image"
     order = torch.randperm(world_size() * B, device=device)
-    dist.broadcast(order, src=0)
+    if world_size() > 1:
+        dist.broadcast(order, src=0)
     own = slice(rank() * B, (rank() + 1) * B)
 
     def rows(tensor: Tensor, which: Tensor) -> Tensor:

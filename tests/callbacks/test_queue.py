@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from callbacks import QueueUpdate
 from datamodules.views import Views
-from methods import SimCLR
+from methods import AdCo, SimCLR
 from methods.modules import FeatureQueue
 from tests.support.methods import small, views
 from tests.support.replay import Prepared, quiet_trainer
@@ -120,3 +120,14 @@ def test_ddp_does_not_overwrite_queues():
     module = small(ToyMoCo)
     quiet_trainer([], max_steps=1).fit(module, datamodule=data())
     assert set(module._ddp_params_and_buffers_to_ignore) == {"queue.keys"}
+
+
+def test_warns_where_negatives_are_never_filled(recwarn):
+    module = small(AdCo, num_negatives=B * STEPS + 1)
+    quiet_trainer([]).fit(module, datamodule=data())
+    assert any(f"holds {B * STEPS + 1} vectors" in str(w.message) and "lower" in str(w.message) for w in recwarn)
+
+
+def test_says_nothing_where_negatives_are_filled(recwarn):
+    quiet_trainer([]).fit(small(AdCo, num_negatives=B * STEPS - 1), datamodule=data())
+    assert not any("vectors" in str(w.message) for w in recwarn)

@@ -76,3 +76,13 @@ def test_equals_simclrs_tensorflow_code(golden):
 def test_impossible_settings_are_named():
     with pytest.raises(ValueError, match="momentum < 1"):
         LARS([torch.zeros(1, requires_grad=True)], lr=0.1, momentum=1.0)
+
+
+@pytest.mark.parametrize("lr", [0.0, 0.3, 1e-5])
+def test_clipping_moves_by_the_smaller_of_ratio_and_rate(lr):
+    p = torch.nn.Parameter(torch.randn(3, 4, dtype=torch.float64))
+    p.grad = torch.randn(3, 4, dtype=torch.float64)
+    ratio = 0.02 * float(p.detach().norm() / p.grad.norm())
+    expected = p.detach() - min(ratio, lr) * p.grad
+    LARS([p], lr=lr, momentum=0.0, trust_coefficient=0.02, clip=True).step()
+    torch.testing.assert_close(p.detach(), expected, rtol=1e-12, atol=1e-15)

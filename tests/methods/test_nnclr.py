@@ -99,12 +99,26 @@ def test_a_queue_of_the_batch_itself_gives_plain_contrast(golden):
 
 
 def test_looks_up_before_it_enqueues_and_enqueues_the_first_view_only():
-    module = small(NNCLR)
+    module, same = small(NNCLR), small(NNCLR)
     assert isinstance(module, NNCLR)
+    assert isinstance(same, NNCLR)
     before = module.queue.keys.clone()
     batch = views(NNCLR)
-    output = module.step(batch)
+    output, embeddings = module.step(batch), same.embed(batch)
     assert torch.equal(module.queue.keys, before)
     assert set(output.enqueue) == {"queue", "queue_labels"}
-    torch.testing.assert_close(output.enqueue["queue"], module.eval().embed(batch)["z1"], rtol=1, atol=1)
-    assert len(output.enqueue["queue"]) == len(batch.label)
+    assert torch.equal(output.enqueue["queue"], embeddings["z1"])
+    assert not torch.allclose(output.enqueue["queue"], embeddings["z2"], atol=1e-3)
+
+
+def test_unknown_labels_count_neither_as_same_nor_as_other():
+    module, batch = small(NNCLR), views(NNCLR)
+    module.queue_labels.push(batch.label.repeat(3))
+    half = batch.label.clone()
+    half[::2] = -1
+    shares = {}
+    for name, label in {"all": batch.label, "half": half, "none": torch.full_like(half, -1)}.items():
+        shares[name] = module.step(batch._replace(label=label)).logs["neighbour_same_label"]
+    assert shares["none"].isnan()
+    assert 0 <= float(shares["half"]) <= 1
+    assert 0 <= float(shares["all"]) <= 1

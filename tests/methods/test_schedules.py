@@ -228,6 +228,7 @@ def test_weight_decay_follows_half_a_cosine_where_there_is_any():
         optimizer.step()
         scheduler.step()
     state = scheduler.state_dict()
+    assert "total_steps" not in state  # a resumed run may be longer
     again, resumed = config.build(groups, global_batch_size=256, total_steps=10, steps_per_epoch=2)
     resumed.load_state_dict(state)
     resumed.step()
