@@ -141,9 +141,9 @@ def test_five_steps(golden):
     assert not pair.before_forward
     state = module.state_dict()
     for name, value in ours(part(g, "traj_online_final.")).items():
-        torch.testing.assert_close(state[name], value, rtol=1e-7, atol=1e-9, msg=name)
+        torch.testing.assert_close(state[name], value, rtol=1e-7, atol=1e-8, msg=name)  # theirs has float32 rates
     for name, value in ours(part(g, "traj_target_final.")).items():
-        torch.testing.assert_close(state[target(name)], value, rtol=1e-7, atol=1e-9, msg=name)
+        torch.testing.assert_close(state[target(name)], value, rtol=1e-7, atol=1e-8, msg=name)
 
 
 def two_ranks(rank: int) -> dict[str, np.ndarray]:
