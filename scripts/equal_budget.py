@@ -34,7 +34,7 @@ RUNS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {  # row -> method
     "MoCo-v1": ("MoCo", QUEUE | {"mlp_head": "false", "temperature": 0.1, "teacher_momentum": 0.99}, ADAM),
     "MoCo-v2": ("MoCo", HEADS | QUEUE | {"temperature": 0.2, "teacher_momentum": 0.99}, ADAM),
     "MoCo-v3": ("MoCoV3", HEADS | {"temperature": 0.2, "teacher_momentum": 0.99}, ADAM),
-    "BYOL": ("BYOL", HEADS | {"teacher_momentum": 0.99}, ADAM),
+    "BYOL": ("BYOL", HEADS | {"teacher_momentum": 0.9}, ADAM),  # 390 steps: the target has to come along
     "SimSiam": ("SimSiam", {"hidden_dim": 256, "out_dim": 256, "predictor_hidden_dim": 64}, ADAM),
     "NNCLR": ("NNCLR", HEADS | QUEUE | {"predictor_hidden_dim": 256, "temperature": 0.2}, ADAM),
     "AdCo": ("AdCo", HEADS | {"num_negatives": 2048, "teacher_momentum": 0.99}, SGD),
