@@ -5,30 +5,33 @@ python cli.py fit --model SimCLR --data CIFAR10 --data.path FOLDER --trainer.max
 python cli.py fit --help; python cli.py fit --model.help SimCLR; python cli.py fit --config ... --print_config
 """
 
-import difflib
 import logging
 import os
 import re
 import sys
 import warnings
+import zipfile
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from jsonargparse import ArgumentParser, set_parsing_settings
-from pytorch_lightning import Callback, LightningDataModule, LightningModule, Trainer
+import torch
+from jsonargparse import Namespace, set_parsing_settings
+from pytorch_lightning import LightningDataModule, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.utilities import rank_zero_only
 
-import callbacks
-import datamodules
-import methods
 from datamodules.errors import UserError
+from scripts.parsing import SUBCOMMANDS, PlainParser, answering_mistakes
 
 ROOT = Path(__file__).resolve().parent
-SUBCOMMANDS = ("fit", "validate", "predict")
-CHOICES = {"model": ("methods", methods), "data": ("data modules", datamodules), "callbacks": ("callbacks", callbacks)}
+NETWORK_FLAGS = {"model.backbone.name", "model.backbone.in_channels", "model.backbone.small_images"}
+"""No checkpoint of another value fits."""
+OPTIMISER_FLAGS = {"model.optim.optimizer", "model.optim.decay_biases"}
+"""No state of an optimiser of another value fits."""
+LISTED = 3  # names in a sentence
+MISSING = object()
 
 
 class ParallaxCLI(LightningCLI):
@@ -44,11 +47,55 @@ class ParallaxCLI(LightningCLI):
 
         The optimiser's state is the checkpoint's, and with it learning rate, weight decay and momentum.
         """
-        path = self.config.get(f"{self.config.get('subcommand')}.ckpt_path")
-        if path and path not in ("best", "last", "hpc") and "://" not in path and not Path(path).is_file():
+        path = self._ckpt_path
+        if not path or path in ("best", "last", "hpc") or "://" in path:
+            return
+        if not Path(path).is_file():
             raise UserError(
                 f"--ckpt_path {path}: there is no such file. A run's newest is checkpoints/last.ckpt in its folder."
             )
+        if not zipfile.is_zipfile(path):
+            raise UserError(f"--ckpt_path {path} is no checkpoint, or was not written to its end: give another file.")
+        subcommand = self.config.subcommand
+        fixed = NETWORK_FLAGS | (OPTIMISER_FLAGS if subcommand == "fit" else set())
+        changed = {flag: value for flag, value in self._trained_with().items() if flag in fixed}
+        if changed:
+            raise UserError(f"--ckpt_path {path} does not fit these flags: {_as_trained(changed, path)}")
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        """Runs it; says in a sentence where a checkpoint's network is another than that of the flags.
+
+        Raises:
+            UserError: naming what differs, and the flags that it was trained with.
+        """
+        try:
+            super()._run_subcommand(subcommand)
+        except RuntimeError as error:
+            kind = re.search(r"Error\(s\) in loading state_dict for (\w+)", str(error))
+            if not (kind and self._ckpt_path):
+                raise
+            keys = re.findall(r'(?<=")[\w.]+(?=")|(?<=size mismatch for )[\w.]+', str(error))
+            more = f" and {len(keys) - LISTED} more" if len(keys) > LISTED else ""
+            shaping = {flag: v for flag, v in self._trained_with().items() if not flag.startswith("model.optim.")}
+            raise UserError(
+                f"--ckpt_path {self._ckpt_path} does not fit the {kind[1]} of these flags, which differs in "
+                f"{', '.join(keys[:LISTED])}{more}: {_as_trained(shaping, self._ckpt_path)}"
+            ) from error
+
+    @property
+    def _ckpt_path(self) -> str:
+        """What `--ckpt_path` was given, empty for nothing."""
+        return self.config.get(f"{self.config.get('subcommand')}.ckpt_path") or ""
+
+    def _trained_with(self) -> dict[str, Any]:
+        """The method and its arguments that were others when the checkpoint was written: flag -> value there."""
+        if not Path(self._ckpt_path).is_file():
+            return {}  # the name of one, such as best
+        saved = torch.load(self._ckpt_path, "cpu", weights_only=True, mmap=True).get("hyper_parameters", {})
+        model: Namespace = self.config[self.config.subcommand].model
+        here = {"model": model.class_path} | {f"model.{name}": value for name, value in model.init_args.items()}
+        there = {flag: _saved(saved, flag) for flag in here}
+        return {flag: value for flag, value in there.items() if value is not MISSING and value != here[flag]}
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Gives every run a folder of its own, `<default_root_dir>/version_<n>`, unless loggers are configured."""
@@ -69,6 +116,22 @@ class ParallaxCLI(LightningCLI):
         return trainer
 
 
+def _saved(hyper_parameters: dict[str, Any], flag: str) -> Any:
+    """The value of a flag in a checkpoint, `MISSING` where it is not told."""
+    value: Any = hyper_parameters
+    for name in flag.split(".")[1:] or ["_class_path"]:
+        value = value.get(name, MISSING) if isinstance(value, dict) else MISSING
+    return value
+
+
+def _as_trained(changed: dict[str, Any], path: str) -> str:
+    """The end of a sentence: what a checkpoint was trained with, and the file that has all of it."""
+    told = ", ".join(f"--{flag} {value}" for flag, value in list(changed.items())[:LISTED])
+    config = Path(path).resolve().parent.parent / "config.yaml"
+    shown = os.path.relpath(config) if config.is_file() else "RUN/config.yaml"
+    return f"{f'it was trained with {told}; ' if told else ''}start from --config {shown}."
+
+
 def claim_version(root: Path) -> str:
     """Makes the folder version_n of a new run, n above all that are there; of several runs at once each gets its own.
 
@@ -86,82 +149,8 @@ def claim_version(root: Path) -> str:
         return folder.name
 
 
-class ParallaxParser(LightningArgumentParser):
-    """Says in a sentence what is wrong with a flag or file, and what comes nearest to it."""
-
-    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Prints the sentence and exits with status 2; parsers inside parsers raise, as jsonargparse needs."""
-        if not self.exit_on_error:
-            super().error(message, ex)
-        parser = getattr(ex, "subcommand_parser", None) or self
-        sys.stderr.write(f"error: {explain(message, known_keys(parser))}\n")
-        self.exit(2)
-
-
-def known_keys(parser: ArgumentParser) -> list[str]:
-    """Names of the options of a parser, without dashes."""
-    return [option.lstrip("-") for action in parser._actions for option in action.option_strings]
-
-
-def explain(message: str, keys: list[str]) -> str:
-    """Boils jsonargparse's account of every type it tried down to the one fact that helps.
-
-    Args:
-        message: its error message, often nested.
-        keys: options of the command, for the nearest match of a misspelt one.
-    """
-    if found := re.findall(r"(?:[Oo]ption '|unrecognized arguments: (?:--)?)([\w.+-]+)", message):
-        key = found[-1].removeprefix("fit.")
-        where = ""
-        if classes := re.findall(r"class_path '([\w.]+)'", message):
-            where, keys = f" of {classes[-1].rpartition('.')[2]}", class_keys(classes[-1])
-            if group := re.search(r"Group '([\w.]+)' does not accept", message):
-                key = f"{group[1]}.{key}"
-        return f"{key!r} is no option{where}. {nearest(key, keys)}"
-    if found := re.findall(r"Expected a dot import path string: (\S+)", message):
-        kind = next((kind for kind in CHOICES if re.search(rf'key "[\w.]*{kind}', message)), None)
-        named, room = CHOICES[kind] if kind else ("classes", methods)
-        names = sorted(
-            n
-            for n, v in vars(room).items()
-            if isinstance(v, type) and issubclass(v, LightningModule | LightningDataModule | Callback)
-        )
-        return (
-            f"{found[-1]!r} is none of the {named} that are known here. {nearest(found[-1], names, show_all=True)} "
-            "A class of your own is given by its import path."
-        )
-    if found := re.findall(r'Parser key "([\w.]+)":\s+(Expected [^\n]*)', message):
-        key, problem = found[-1]
-        return f"{key}: {problem.replace('<class ', '').replace('>.', '.')}"
-    if "arguments are required" in message:
-        missing = re.findall(r"(?:fit|validate|test|predict)\.([\w.]+)", message)
-        flags = " and ".join(f"--{name}" for name in missing)
-        return f"{flags} missing: give --config FILE, or for example --model SimCLR --data CIFAR10."
-    return message
-
-
-def nearest(word: str, known: list[str], show_all: bool = False) -> str:
-    """A sentence with the nearest known words, else a hint where they are listed."""
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    near = (
-        near
-        or difflib.get_close_matches(word.partition(".")[0], known, n=1)
-        or [k for k in known if k.endswith(f".{word}")]
-    )
-    sentences = [f"Did you mean {near[0]!r}?"] if near else []
-    if show_all:
-        sentences.append(f"Known: {', '.join(known)}.")
-    elif not near:
-        sentences.append("See --help, and --model.help or --data.help with a class name.")
-    return " ".join(sentences)
-
-
-def class_keys(class_path: str) -> list[str]:
-    """Names of all arguments of a class, nested ones with dots, as the command line takes them."""
-    module, _, name = class_path.rpartition(".")
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(getattr(__import__(module, fromlist=[name]), name), fail_untyped=False)
-    return [key for key in known_keys(parser) if key != "help"]
+class ParallaxParser(PlainParser, LightningArgumentParser):
+    """Lightning's parser of configurations, with answers in a sentence."""
 
 
 def quieten() -> None:
@@ -181,7 +170,7 @@ def main() -> None:
     set_parsing_settings(docstring_parse_attribute_docstrings=True)
     common = {"default_env": True, "env_prefix": "PARALLAX", "allow_abbrev": False}
     defaults = {"default_config_files": [str(ROOT / "configs" / "defaults.yaml")]}
-    try:
+    with answering_mistakes():
         ParallaxCLI(
             LightningModule,
             LightningDataModule,
@@ -193,19 +182,6 @@ def main() -> None:
             parser_class=ParallaxParser,
             parser_kwargs=common | {name: common | defaults for name in SUBCOMMANDS},
         )
-    except (UserError, ValueError) as error:
-        told = user_error(error)
-        if told is None:
-            raise
-        sys.stderr.write(f"error: {told}\n")
-        sys.exit(2)
-
-
-def user_error(error: BaseException | None) -> UserError | None:
-    """The user's mistake behind an exception; jsonargparse wraps what a constructor raises into accounts of its own."""
-    while error is not None and not isinstance(error, UserError):
-        error = error.__cause__
-    return error
 
 
 if __name__ == "__main__":

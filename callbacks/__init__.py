@@ -5,6 +5,7 @@ from callbacks.momentum import MomentumUpdate
 from callbacks.probe import OnlineLinearProbe
 from callbacks.progress import ProgressBar
 from callbacks.queue import QueueUpdate
+from callbacks.reconstruction import ReconstructionMonitor
 from callbacks.report import RunReport
 from callbacks.representation import RepresentationMonitor
 from callbacks.stopwatch import Stopwatch

@@ -13,7 +13,7 @@ from datamodules.augment import Augment, CleanView, ViewSpec, recipe
 from datamodules.cache import CacheChoice, Split, SplitName
 from datamodules.errors import UserError
 from datamodules.loading import CleanBatches, RawBatch, Refusal, ResumableLoader, TrainBatches, default_workers
-from datamodules.masks import MaskedSource, no_masks
+from datamodules.masks import MaskedSource, check_masks, flags_of
 from datamodules.randomness import run_seed
 from datamodules.sampling import EvalSampler, TrainSampler, next_position
 from datamodules.sources import Source, Subset, subset_rows
@@ -121,12 +121,11 @@ class ImageDataModule(LightningDataModule, ABC):
             train, val = self.sources()
             self.num_classes, self.class_names = train.num_classes, train.class_names
             if self.masks and self._augment.removes_background:
-                train = MaskedSource(train, self.masks)
+                train = MaskedSource(train, self.masks, flags_of(self))
             sources["train"] = Subset(train, subset_rows(len(train), self.max_train_images))
             sources["val"] = Subset(val, subset_rows(len(val), self.max_val_images))
         if stage in (None, "fit"):
-            if self._augment.removes_background and not self.masks:
-                raise no_masks(type(self).__name__)
+            check_masks(self.masks, self._augment.removes_background, self)
             self._split("train")
         self._split("val")
 

@@ -7,6 +7,7 @@ anything in it, or nearly everything) is stored as all ones: then nothing is rem
 
 import json
 import os
+import shlex
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,6 +15,8 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pytorch_lightning import LightningDataModule
+from pytorch_lightning.utilities import rank_zero_warn
 from torch import Tensor
 
 from datamodules.decode import UnreadableError
@@ -53,18 +56,42 @@ class MaskHeader:
     probes: list[list[int]]
 
 
-def command(data: str = "NAME") -> str:
-    """What a person types to make the masks of a data set."""
-    return f"python scripts/precompute_saliency.py --data {data} --out FILE"
+def command(flags: str, out: str = "FILE") -> str:
+    """What a person types to make the masks of a data set.
+
+    Args:
+        flags: of the data set, as `flags_of` returns them.
+        out: where the masks are to go.
+    """
+    return f"python scripts/precompute_saliency.py {flags} --out {shlex.quote(out)}"
 
 
-def no_masks(data: str) -> UserError:
-    """What to tell where a recipe needs masks and none were given."""
-    return UserError(
-        f"The recipe removes background, but there are no foreground masks: make them once with {command(data)} (and "
-        "this run's data flags) and give --data.masks FILE, or take a recipe that removes none (for ReLICv2, "
-        "--data.views relicv2_no_masks)."
-    )
+def flags_of(data: LightningDataModule) -> str:
+    """The flags of a data set: its class, and its path where it has one."""
+    path = getattr(data, "path", None)
+    return shlex.join(["--data", type(data).__name__, *(["--data.path", str(path)] if path else [])])
+
+
+def check_masks(masks: str | None, needed: bool, data: LightningDataModule) -> None:
+    """Says where training and the flag disagree on whether there is background to remove.
+
+    Args:
+        masks: what `--data.masks` was given.
+        needed: whether the recipe removes background.
+        data: what is trained on.
+
+    Raises:
+        UserError: masks are needed and none were given.
+    """
+    if needed and not masks:
+        out = f"{type(data).__name__.lower()}_masks.bin"
+        raise UserError(
+            "The recipe removes background, but there are no foreground masks: make them once with "
+            f"{command(flags_of(data), out)} (and this run's further data flags) and give --data.masks {out}, or take "
+            "a recipe that removes none (for ReLICv2, --data.views relicv2_no_masks)."
+        )
+    if masks and not needed:
+        rank_zero_warn(f"--data.masks {masks} is not used: the recipe of this run, data.views, removes no background.")
 
 
 class MaskedSource(Source):
@@ -72,27 +99,28 @@ class MaskedSource(Source):
 
     masked = True
 
-    def __init__(self, source: Source, path: str) -> None:
+    def __init__(self, source: Source, path: str, flags: str = "--data NAME") -> None:
         """Opens the file, which stays on the disk and is read where it is needed.
 
         Args:
             source: the images that the masks were made of, all of them and in the same order.
             path: the file, as given or below PARALLAX_DATA.
+            flags: those of the data set, for the command that a refusal names.
 
         Raises:
             UserError: the file is not there, holds no masks, or those of other images.
         """
-        file, header = read_header(path)
+        file, header = read_header(path, flags)
         if header.count != len(source):
             raise UserError(
-                f"{path} holds masks of {header.count} images ({header.data}), but there are {len(source)} training "
-                f"images: make the masks of these with {command()}"
+                f"--data.masks {path} holds masks of {header.count} images ({header.data}), but there are "
+                f"{len(source)} training images: make the masks of these with {command(flags)}"
             )
         pairs = zip(probe(source), header.probes, strict=True)
         if not all(_alike(ours, theirs) for ours, theirs in pairs if ours and theirs):
             raise UserError(
-                f"{path} holds masks of {header.data}, but the training images are others, or in another order: "
-                f"make the masks of these with {command()}"
+                f"--data.masks {path} holds masks of {header.data}, but the training images are others, or in another "
+                f"order: make the masks of these with {command(flags)}"
             )
         self.source = source
         self.labels = source.labels
@@ -155,25 +183,25 @@ def write_masks(path: Path, source: Source, masks: Iterable[np.ndarray], data: s
     return header
 
 
-def read_header(path: str) -> tuple[Path, MaskHeader]:
-    """The file of masks that is meant by `path`, and its header.
+def read_header(path: str, flags: str = "--data NAME") -> tuple[Path, MaskHeader]:
+    """The file of masks that is meant by `path`, and its header; `flags` are those of the data set.
 
     Raises:
         UserError: it is not there, or holds no masks that can be used.
     """
     file = find(path)
     if file is None or not file.is_file():
-        raise UserError(f"There are no masks in {path}: set data.masks to a file that was made with {command()}")
+        raise UserError(f"--data.masks {path}: there is no such file. Make it with {command(flags, path)}")
     with file.open("rb") as opened:
         start = opened.read(_HEADER_BYTES)
     try:
         header = MaskHeader(**json.loads(start))
     except (ValueError, TypeError):  # no JSON; JSON of something else
-        raise UserError(f"{path} is no file of masks: set data.masks to one that was made with {command()}") from None
+        raise UserError(f"--data.masks {path} is no file of masks: give one made with {command(flags)}") from None
     whole = _HEADER_BYTES + header.count * _bytes_per_mask(header.side)
     if header.version != VERSION or file.stat().st_size != whole:
         fault = "is damaged" if header.version == VERSION else f"is of version {header.version}, not {VERSION}"
-        raise UserError(f"{path} {fault}: make the masks again with {command(header.data)}")
+        raise UserError(f"--data.masks {path} {fault}: make it again with {command(flags, path)}")
     return file, header
 
 

@@ -80,8 +80,11 @@ def build_backbone(config: BackboneConfig) -> nn.Module:
         if config.name in torchvision.models.list_models(module=torchvision.models):
             return _from_torchvision(config)
         return _from_timm(config)
-    except TypeError as error:  # an option that the constructor does not know
-        raise UserError(f"backbone {config.name!r} with options {config.options}: {error}.") from error
+    except (TypeError, ValueError, AssertionError) as error:  # an option that is unknown, or of a wrong value
+        raise UserError(
+            f"backbone {config.name!r} with options {config.options}: {str(error).rstrip('.')}. Change "
+            "--model.backbone.options."
+        ) from error
 
 
 def _from_torchvision(config: BackboneConfig) -> nn.Module:

@@ -7,6 +7,7 @@ ordered by image instead of by cell; the learning rate's peak and zero come one 
 targets of the same view and montages are the paper's comparisons, for which there is no code.
 """
 
+import re
 from typing import Any, Literal
 
 import torch.nn.functional as F
@@ -109,7 +110,7 @@ class FastMoCo(ContrastiveModule):
         m = self.cells_per_side
         cells = divide(images, m)  # [B, M, C, H / m, W / m]
         if self.encoding == "cells":
-            return self.backbone(cells.flatten(0, 1)).unflatten(0, (-1, m * m))
+            return _features(self.backbone, cells.flatten(0, 1)).unflatten(0, (-1, m * m))
         pictures = montage(stagger(cells, 1), m)  # [B, C, H, W]
         return stagger(pool_cells(before_pooling(self.backbone)(pictures), m), -1)
 
@@ -154,3 +155,18 @@ def _check_encoding(module: ContrastiveModule, encoding: str, cells_per_side: in
                 "FastMoCo: a montage holds cells of different images of the batch, which micro_batch_size would tear "
                 "apart: set one of the two, micro_batch_size or encoding montage."
             )
+
+
+def _features(network: nn.Module, cells: Tensor) -> Tensor:
+    """Features [N, D] of cells [N, C, h, w]; a layer that runs out of pixels is answered with the flags behind it."""
+    try:
+        return network(cells)
+    except (RuntimeError, AssertionError) as error:
+        if not re.search("Output size is too small|greater than actual input size|divisible by patch size", str(error)):
+            raise
+        h, w = cells.shape[2:]
+        raise UserError(
+            f"The backbone {type(network).__name__} takes no cells of {h} x {w} pixels: set a smaller "
+            "--model.cells_per_side, or a larger --data.image_size (and sizes in data.views, where they are spelled "
+            "out)."
+        ) from error

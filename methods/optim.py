@@ -102,14 +102,18 @@ class OptimConfig:
     def _check_schedule(self) -> None:
         steps, ascent = self.schedule == "steps", [self.warmup_epochs, *self.milestones]
         if self.milestones and not steps:
-            raise UserError(f"optim.milestones={self.milestones}: a cosine has none; set optim.schedule to steps.")
+            raise UserError(f"optim.milestones={self.milestones}: add --model.optim.schedule steps, a cosine has none.")
         if steps and (not self.milestones or any(b <= a for a, b in itertools.pairwise(ascent))):
-            raise UserError(f"optim.milestones={self.milestones}: steps need rising epochs, all after the warm-up.")
+            raise UserError(
+                f"optim.milestones={self.milestones}: steps need rising epochs, all after the warm-up of "
+                f"{self.warmup_epochs:g}, as --model.optim.milestones '[120, 160]' of 200 epochs."
+            )
         if steps and self.final_lr_ratio:
             raise UserError(f"optim.final_lr_ratio={self.final_lr_ratio} ends a cosine: set it to 0 for steps.")
         if self.lr_interval == "epoch" and self.warmup_epochs and not self.start_lr_ratio:
             raise UserError(
-                "optim.lr_interval epoch leaves epoch 0 at rate 0: set warmup_epochs 0, or start_lr_ratio > 0."
+                "optim.lr_interval epoch leaves epoch 0 at rate 0: set --model.optim.warmup_epochs 0, or "
+                "--model.optim.start_lr_ratio above 0, say 0.1."
             )
 
     def peak_lr(self, global_batch_size: int) -> float:

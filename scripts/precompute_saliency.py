@@ -16,10 +16,10 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
-from jsonargparse import ArgumentParser
 from PIL import Image
 from threadpoolctl import threadpool_limits
 from torch import Tensor
@@ -35,6 +35,7 @@ from datamodules.loading import default_workers
 from datamodules.masks import write_masks
 from datamodules.saliency import saliency, to_mask
 from datamodules.sources import Source
+from scripts.parsing import PlainParser, answering_mistakes
 
 Saliency = Callable[[np.ndarray], np.ndarray]
 SMALL_SIDE, LARGE_SIDE = 32, 56  # pixels of a mask, for small images and others: 128 and 392 bytes
@@ -70,17 +71,38 @@ def salient(image: Tensor, method: Saliency) -> np.ndarray:
     if len(image) not in (1, 3):
         raise UserError(f"The images have {len(image)} channels; saliency is defined for gray and RGB images.")
     found = method(image.expand(3, -1, -1).permute(1, 2, 0).numpy())
+    of, wanted = f"The saliency of a {image.shape[2]}x{image.shape[1]} picture", "an array [height, width] in [0, 1]"
+    if not isinstance(found, np.ndarray):
+        raise UserError(f"{of} came out as {type(found).__name__}: --saliency must return {wanted}.")
     if found.shape != image.shape[1:] or not (found.min() >= 0 and found.max() <= 1):
         raise UserError(
-            f"The saliency of a {image.shape[2]}x{image.shape[1]} picture came out as {found.shape} with values from "
-            f"{found.min():.3g} to {found.max():.3g}: --saliency must return [height, width] in [0, 1]."
+            f"{of} came out as {found.shape} with values from {found.min():.3g} to {found.max():.3g}: --saliency must "
+            f"return {wanted}."
         )
     return found
 
 
-def first_readable(source: Source) -> int:
-    """Number of an image to try the method on."""
-    for i in range(len(source)):
+def check_method(source: Source, method: Saliency) -> None:
+    """Tries the method on one image: what it raises in a worker would come with the worker's stack.
+
+    Raises:
+        UserError: no image can be read, or the method fails on it.
+    """
+    image = source.image(readable(source, 0))
+    try:
+        salient(image, method)
+    except UserError:
+        raise
+    except Exception as error:  # somebody else's function may raise anything
+        raise UserError(
+            f"--saliency {name_of(method)} fails on a picture with {type(error).__name__}: {error}. It is called with "
+            "[height, width, 3] uint8."
+        ) from error
+
+
+def readable(source: Source, start: int) -> int:
+    """Number of the first image from `start` on that can be read, going round."""
+    for i in (*range(start, len(source)), *range(start)):
         try:
             source.image(i)
         except UnreadableError:
@@ -122,6 +144,7 @@ def montage(data: ImageDataModule, source: Source, method: Saliency, side: int) 
     tile = max(96, side)
     rows = []
     for i in torch.linspace(0, len(source) - 1, SHOWN).long().tolist():
+        i = readable(source, i)
         image = source.image(i)
         found = salient(image, method)
         small = Image.fromarray(to_mask(found, side).astype(np.uint8) * 255)
@@ -148,12 +171,15 @@ def imported(path: str) -> Saliency:
     """
     module, _, name = path.rpartition(".")
     try:
-        return getattr(importlib.import_module(module), name)
+        found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:  # ValueError: a path without a module
         raise UserError(
             f"--saliency {path} cannot be imported ({error}): give MODULE.FUNCTION, of a module that is installed or "
             "in this folder."
         ) from None
+    if not callable(found):
+        raise UserError(f"--saliency {path} is a {type(found).__name__}, no function: give MODULE.FUNCTION.")
+    return cast(Saliency, found)
 
 
 def name_of(method: Saliency) -> str:
@@ -162,15 +188,32 @@ def name_of(method: Saliency) -> str:
     return f"{named.__module__}.{named.__qualname__}"
 
 
-def run(data: ImageDataModule, out: Path | None, picture: Path | None, method: Saliency, workers: int | None) -> None:
-    """Does what the command line asks for."""
+def check_flags(out: Path | None, picture: Path | None, workers: int | None) -> None:
+    """Refuses before the long run what would fail after it.
+
+    Raises:
+        UserError: nothing is asked for, or what is asked for cannot be written.
+    """
     if out is None and picture is None:
         raise UserError("Nothing to do: give --out FILE for the masks, or --montage FILE for a look at some.")
+    for flag, file in (("--out", out), ("--montage", picture)):
+        if file and not (file.parent.is_dir() and os.access(file.parent, os.W_OK)):
+            raise UserError(f"{flag} {file}: there is no folder {file.parent} to write to. Give another place.")
+        if file and file.is_dir():
+            raise UserError(f"{flag} {file} is a folder: give the name of a file in it.")
+    if picture and picture.suffix.lower() != ".png":
+        raise UserError(f"--montage {picture} must end in .png.")
+    if workers is not None and workers < 0:
+        raise UserError(f"--workers {workers} must be 0, for this process alone, or more.")
+
+
+def run(data: ImageDataModule, out: Path | None, picture: Path | None, method: Saliency, workers: int | None) -> None:
+    """Does what the command line asks for."""
     one_thread()
     data.prepare_data()
     source, _ = data.sources()
     side = SMALL_SIDE if data.image_size <= SMALL_IMAGE else LARGE_SIDE
-    salient(source.image(first_readable(source)), method)  # a refusal from a worker would come with its stack
+    check_method(source, method)
     if picture:
         montage(data, source, method, side).save(picture)
         print(f"written: {picture}")
@@ -186,18 +229,17 @@ def run(data: ImageDataModule, out: Path | None, picture: Path | None, method: S
 
 def main() -> None:
     sys.path.append(os.getcwd())  # a saliency function in the user's own folder
-    parser = ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = PlainParser(description=(__doc__ or "").splitlines()[0])
     parser.add_subclass_arguments(ImageDataModule, "data", required=True)
     parser.add_argument("--out", type=Path | None, help="file of masks to write, for --data.masks")
     parser.add_argument("--montage", type=Path | None, help="picture (PNG) of some masks to write")
     parser.add_argument("--saliency", default=name_of(saliency), help="import path of the saliency function")
     parser.add_argument("--workers", type=int | None, help="processes (default: one for each core, at most 16)")
-    given = vars(parser.instantiate(parser.parse_args()))
-    try:
-        run(given["data"], given["out"], given["montage"], imported(given["saliency"]), given["workers"])
-    except UserError as error:
-        sys.stderr.write(f"error: {error}\n")
-        sys.exit(2)
+    with answering_mistakes():
+        given = parser.parse_args()
+        check_flags(given.out, given.montage, given.workers)
+        method = imported(given.saliency)
+        run(parser.instantiate(given).data, given.out, given.montage, method, given.workers)
 
 
 if __name__ == "__main__":

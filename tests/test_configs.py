@@ -53,7 +53,7 @@ def test_takes_a_step(config, synthetic, tmp_path):
     arguments = settings["model"]["init_args"]
     groups = str(arguments.get("batch_norm", "")).partition("split:")[2]  # of images, with statistics of their own
     batch = str(2 * int(groups or 2))
-    paths = {"CIFAR10": synthetic, "ImageFolder": synthetic / "folders"}
+    paths = {"CIFAR10": synthetic, "HFImages": synthetic / "cifar10", "ImageFolder": synthetic / "folders"}
     where = ["--data.path", str(paths[data])] if data in paths else []
     if settings["model"]["class_path"] == "ReLICv2":
         where += ["--data.views", "relicv2_no_masks"]

@@ -9,6 +9,7 @@ from rich import get_console
 
 from callbacks.history import History
 from callbacks.pace import images_in
+from callbacks.reconstruction import ReconstructionMonitor
 from callbacks.report.environment import describe_environment
 from callbacks.report.page import write_page
 from callbacks.report.record import Record
@@ -118,6 +119,7 @@ class RunReport(Callback):
         assert self._folder is not None
         data = _data(trainer)
         profiler = trainer.profiler  # pyright: ignore[reportAttributeAccessIssue]
+        callbacks: list[Callback] = trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
         title = type(pl_module).__name__ + (f" on {type(data).__name__}" if data is not None else "")
         return Record(
             title=title,
@@ -128,6 +130,7 @@ class RunReport(Callback):
             device=trainer.strategy.root_device,
             sample=self._sample,
             views=self._views,
+            reconstructions=next((c for c in callbacks if isinstance(c, ReconstructionMonitor)), None),
             seconds=profiler.categories() if isinstance(profiler, Stopwatch) else None,
             environment=describe_environment(trainer),
             class_names=getattr(data, "class_names", None),

@@ -12,6 +12,7 @@ from callbacks.report.record import Record, UnavailableError
 _TITLES = {
     "train/loss": "Training loss",
     "train/lr": "Learning rate",
+    "reconstruction/val_mse": "Error of held-out reconstructions, on what was hidden",
     "representation/feature_std": "Standard deviation of the features",
     "representation/effective_rank": "Effective rank: directions in use",
     "representation/alignment": "Alignment: distance of two views",

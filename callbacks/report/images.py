@@ -1,4 +1,4 @@
-"""The sections about pictures: views, map of the features, neighbours."""
+"""The sections about pictures: views, reconstructions, map of the features, neighbours."""
 
 import json
 from html import escape
@@ -7,9 +7,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from callbacks.pictures import contact_sheet, data_uri
 from callbacks.report.embedding import NoSpreadError, confused_pairs, neighbours, project
 from callbacks.report.palette import class_colour
-from callbacks.report.pictures import contact_sheet, data_uri
 from callbacks.report.record import Record, UnavailableError
 from callbacks.report.sample import VIEW, ValidationSample, clean_images
 
@@ -35,9 +35,29 @@ def views(record: Record) -> str:
     if clean:
         lines.append(_table_row("image", [_picture(clean[i]) if i in clean else "" for i in sample.index.tolist()]))
     lines += [_table_row(name, [_picture(image) for image in view]) for name, view in rows.items()]
-    zoom = min(3.0, VIEW / max(max(view.shape[2:]) for view in sample.views))  # one for all, so that sizes compare
-    table = f'<div class="scroll"><table class="views" style="--zoom:{zoom:.3f}">{"".join(lines)}</table></div>'
+    table = _picture_table(lines, [view[0] for view in sample.views])
     return table if clean else table + "<p>The images before augmentation could not be found in a few seconds.</p>"
+
+
+def reconstructions(record: Record) -> str:
+    """Validation images, what the network sees of them, and what it made of them as training went on."""
+    monitor = record.reconstructions
+    if monitor is None or monitor.images is None or monitor.given is None:
+        return ""
+    rows = {"image": monitor.images, "given": monitor.given}
+    rows |= {f"epoch {made['epoch'] + 1}: {made['error']:.3g}": made["pixels"] for made in monitor.made}
+    lines = [_table_row(name, [_picture(image) for image in images]) for name, images in rows.items()]
+    return (
+        "<p>The same validation images at several points of training, the newest at the bottom. Beside the epoch: "
+        f"the mean squared error on what was hidden, in units of the loss. {escape(monitor.caption)}</p>"
+        f"{_picture_table(lines, list(monitor.images))}"
+    )
+
+
+def _picture_table(lines: list[str], images: list[Tensor]) -> str:
+    """Rows of pictures, all enlarged by one factor, so that sizes compare."""
+    zoom = min(3.0, VIEW / max(max(image.shape[1:]) for image in images))
+    return f'<div class="scroll"><table class="views" style="--zoom:{zoom:.3f}">{"".join(lines)}</table></div>'
 
 
 def _table_row(head: str, cells: list[str], kind: str = "td") -> str:

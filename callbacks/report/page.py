@@ -8,7 +8,7 @@ from pathlib import Path
 
 from callbacks.report.curves import curves, tiles
 from callbacks.report.facts import configuration, surroundings, time_spent
-from callbacks.report.images import feature_map, nearest, views
+from callbacks.report.images import feature_map, nearest, reconstructions, views
 from callbacks.report.record import Record, UnavailableError
 
 _HERE = Path(__file__).parent
@@ -17,6 +17,7 @@ _log = logging.getLogger(__name__)
 _SECTIONS: dict[str, Callable[[Record], str]] = {
     "Curves": curves,
     "Views": views,
+    "Reconstructions": reconstructions,
     "Map of the features": feature_map,
     "Nearest neighbours": nearest,
     "Where the time went": time_spent,
@@ -34,11 +35,12 @@ def write_page(record: Record, path: Path) -> None:
 
 def build_page(record: Record) -> str:
     """The report as HTML."""
-    names = {name: name.lower().replace(" ", "-") for name in _SECTIONS}
-    links = "".join(f'<a href="#{anchor}">{name}</a>' for name, anchor in names.items())
+    contents = {name: _content(section, record) for name, section in _SECTIONS.items()}
+    shown = {name: content for name, content in contents.items() if content}
+    anchors = {name: name.lower().replace(" ", "-") for name in shown}
+    links = "".join(f'<a href="#{anchor}">{name}</a>' for name, anchor in anchors.items())
     sections = "".join(
-        f'<section id="{names[name]}"><h2>{name}</h2>{_content(section, record)}</section>'
-        for name, section in _SECTIONS.items()
+        f'<section id="{anchors[name]}"><h2>{name}</h2>{content}</section>' for name, content in shown.items()
     )
     style, script = (_HERE / "page.css").read_text(), (_HERE / "page.js").read_text()
     return (
@@ -52,7 +54,7 @@ def build_page(record: Record) -> str:
 
 
 def _content(section: Callable[[Record], str], record: Record) -> str:
-    """A section's HTML, or a sentence in its place."""
+    """A section's HTML, or a sentence in its place; empty for one that does not concern this run."""
     try:
         return section(record)
     except UnavailableError as reason:

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 
 from callbacks.history import History
+from callbacks.reconstruction import ReconstructionMonitor
 from callbacks.report.sample import ValidationSample, ViewSample
 from callbacks.stopwatch import Tally
 from callbacks.summary import Summary
@@ -29,6 +30,7 @@ class Record:
         device: where the data module makes images.
         sample: features and thumbnails of the last validation, if there was one.
         views: augmented training images, if any passed.
+        reconstructions: the monitor that keeps completed images, if the run had one.
         seconds: own seconds by category, if the run had a stopwatch.
         environment: label -> text.
         class_names: name of each class, if known.
@@ -42,6 +44,7 @@ class Record:
     device: torch.device
     sample: ValidationSample | None
     views: ViewSample | None
+    reconstructions: ReconstructionMonitor | None
     seconds: dict[str, Tally] | None
     environment: dict[str, str]
     class_names: list[str] | None

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from callbacks.report.pictures import to_pixels
+from callbacks.pictures import to_pixels
 from datamodules.views import Views
 
 FEATURES = 1000  # validation images on the map

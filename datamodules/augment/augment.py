@@ -22,9 +22,8 @@ from datamodules.augment import geometry, photometry
 from datamodules.augment.draws import Draws, ViewDraws, draw_box, draw_flip, draw_view, view_numbers
 from datamodules.augment.spec import ViewSpec
 
-_CACHE_BYTES = (
-    768 * 1024
-)  # of pixels at once on a CPU; larger chunks fall out of the L2 cache, smaller ones cost more calls
+# Of pixels at once on a CPU: larger chunks fall out of the L2 cache, smaller ones cost more calls.
+_CACHE_BYTES = 768 * 1024
 
 
 class Augment:
@@ -45,11 +44,6 @@ class Augment:
         self.views = [spec for spec in specs for _ in range(spec.count)]
         self.normalize = photometry.Normalize(mean, std)
         self.seed = seed
-
-    @property
-    def num_views(self) -> int:
-        """Views of an image, global and local."""
-        return len(self.views)
 
     @property
     def removes_background(self) -> bool:

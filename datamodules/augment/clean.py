@@ -39,9 +39,8 @@ class CleanView:
         Returns:
             [B, C, size, size] float32, normalised.
         """
-        views = (
-            self._fit(images[:, : len(self.normalize.mean)].float()).clamp_(0, 255).div_(255)
-        )  # the cubic overshoots at edges
+        fitted = self._fit(images[:, : len(self.normalize.mean)].float())
+        views = fitted.clamp_(0, 255).div_(255)  # the cubic overshoots at edges
         self.normalize(views)
         return views
 

@@ -86,37 +86,57 @@ def view_numbers(views: Sequence[ViewSpec], seed: int, epoch: int, index: Tensor
     return numbers
 
 
-def draw_box(spec: ViewSpec, numbers: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
-    """The crops of one view, with the distribution of torchvision's RandomResizedCrop.
-
-    Up to ten areas and aspect ratios are tried; where none fits into the image, the largest central crop of an allowed
-    ratio is taken.
+def region_box(region: tuple[float, float, float, float], image_size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """A part of an image in whole pixels, at least one each way.
 
     Args:
-        spec: area and ratio of the crop.
+        region: top, left, bottom and right as fractions, see `ViewSpec.region`.
+        image_size: height and width of the image, in pixels.
+
+    Returns:
+        Top, left, height, width, in pixels.
+    """
+
+    def span(start: float, stop: float, pixels: int) -> tuple[int, int]:
+        first = min(round(start * pixels), pixels - 1)
+        return first, max(round(stop * pixels) - first, 1)
+
+    top, height = span(region[0], region[2], image_size[0])
+    left, width = span(region[1], region[3], image_size[1])
+    return top, left, height, width
+
+
+def draw_box(spec: ViewSpec, numbers: np.ndarray, image_size: tuple[int, int]) -> np.ndarray:
+    """The crops of one view, with the distribution of torchvision's RandomResizedCrop of the view's region.
+
+    Up to ten areas and aspect ratios are tried; where none fits, the largest central crop of an allowed ratio is taken.
+
+    Args:
+        spec: region, area and ratio of the crop.
         numbers: [B, numbers] of `view_numbers`.
         image_size: height and width of the images, in pixels.
 
     Returns:
         [B, 4] int64: top, left, height, width, in pixels.
     """
-    image_height, image_width = image_size
+    region_top, region_left, region_height, region_width = region_box(spec.region, image_size)
     low, high = spec.crop_scale
-    area = image_height * image_width * (low + (high - low) * numbers[:, _AREA].astype(np.float64))  # [B, tries]
+    area = region_height * region_width * (low + (high - low) * numbers[:, _AREA].astype(np.float64))  # [B, tries]
     low, high = math.log(spec.crop_ratio[0]), math.log(spec.crop_ratio[1])
     ratio = np.exp(low + (high - low) * numbers[:, _RATIO].astype(np.float64))
     widths, heights = np.rint(np.sqrt(area * ratio)), np.rint(np.sqrt(area / ratio))
-    fits = (widths > 0) & (widths <= image_width) & (heights > 0) & (heights <= image_height)
+    fits = (widths > 0) & (widths <= region_width) & (heights > 0) & (heights <= region_height)
     first = np.arange(len(numbers)), fits.argmax(axis=1)
 
-    ratio = min(max(image_width / image_height, spec.crop_ratio[0]), spec.crop_ratio[1])
-    central = min(image_height, round(image_width / ratio)), min(image_width, round(image_height * ratio))
+    ratio = min(max(region_width / region_height, spec.crop_ratio[0]), spec.crop_ratio[1])
+    central = min(region_height, round(region_width / ratio)), min(region_width, round(region_height * ratio))
     found = fits.any(axis=1)
     height = np.where(found, heights[first], central[0]).astype(np.int64)
     width = np.where(found, widths[first], central[1]).astype(np.int64)
-    top = np.where(found, numbers[:, _TOP] * (image_height - height + 1), (image_height - height) // 2)
-    left = np.where(found, numbers[:, _LEFT] * (image_width - width + 1), (image_width - width) // 2)
-    return np.stack((top.astype(np.int64), left.astype(np.int64), height, width), axis=1)
+    top = np.where(found, numbers[:, _TOP] * (region_height - height + 1), (region_height - height) // 2)
+    left = np.where(found, numbers[:, _LEFT] * (region_width - width + 1), (region_width - width) // 2)
+    corner = region_top + top.astype(np.int64), region_left + left.astype(np.int64)
+    return np.stack((*corner, height, width), axis=1)
 
 
 def draw_flip(spec: ViewSpec, numbers: np.ndarray) -> np.ndarray:

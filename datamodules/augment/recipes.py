@@ -174,9 +174,29 @@ def detco(size: int) -> list[ViewSpec]:
     return [large, small]
 
 
+def jigclu(size: int) -> list[ViewSpec]:
+    """Four views of half the size for the montages of JigClu (Chen et al., arXiv:2104.00323), one near each corner.
+
+    Each is cropped anew from a box of 80 % of each side in a corner of the image: top left, bottom left, top right,
+    bottom right.
+    """
+    whole = ViewSpec(size=max(1, size // 2), crop_scale=(0.2, 1.0), interpolation="bilinear")
+    view = _blur(_colour(whole, (0.4, 0.4, 0.4, 0.1)), size, 0.5)
+    return [replace(view, region=(y, x, y + 0.8, x + 0.8)) for x in (0.0, 0.2) for y in (0.0, 0.2)]
+
+
 def mae(size: int) -> list[ViewSpec]:
     """One view of MAE (He et al., arXiv:2111.06377, appendix A.1): crop and flip alone."""
     return [ViewSpec(size=size, crop_scale=(0.2, 1.0))]
+
+
+def rotation(size: int) -> list[ViewSpec]:
+    """One upright view for rotation prediction (Gidaris et al., arXiv:1803.07728); the method turns it.
+
+    Small images are shifted by up to an eighth of their side in the official code, over a black border. A crop of at
+    least 75 % of the area shows as much of them, and no border.
+    """
+    return [ViewSpec(size=size, crop_scale=(0.75 if size <= SMALL_IMAGE else 0.08, 1.0), interpolation="bilinear")]
 
 
 def crop_flip(size: int) -> list[ViewSpec]:
@@ -199,7 +219,9 @@ RECIPES: dict[str, Callable[[int], list[ViewSpec]]] = {
         relicv2_no_masks,
         detco,
         dino,
+        jigclu,
         mae,
+        rotation,
         crop_flip,
     )
 }

@@ -31,8 +31,11 @@ class ViewSpec:
     role: Literal["global", "local"] = "global"
     """`global` views carry the image, `local` ones are the small crops of multi-crop methods."""
 
+    region: tuple[float, float, float, float] = (0.0, 0.0, 1.0, 1.0)
+    """Part of the image that the crop stays within: its top, left, bottom and right, from 0 to 1."""
+
     crop_scale: tuple[float, float] = (0.08, 1.0)
-    """Area of the crop as a fraction of the image, from and to."""
+    """Area of the crop as a fraction of the image, or of the region, from and to."""
 
     crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     """Width over height of the crop before it is resized to a square, from and to, log-uniform."""
@@ -96,6 +99,9 @@ class ViewSpec:
         for name in _RANGES:
             low, high = getattr(self, name)
             self._require(0 < low <= high, name, "two numbers above 0, the smaller first")
+        top, left, bottom, right = self.region
+        inside = 0 <= top < bottom <= 1 and 0 <= left < right <= 1
+        self._require(inside, "region", "top, left, bottom and right, from 0 to 1, top above bottom, left before right")
         self._require(self.crop_scale[1] <= 1, "crop_scale", "at most 1, the whole image")
         self._require(self.hue <= 0.5, "hue", "at most 0.5, half a turn of the colour circle")
         self._require(0 <= self.solarize_threshold <= 1, "solarize_threshold", "an intensity, from 0 to 1")

@@ -6,9 +6,8 @@ from PIL import Image
 from datamodules.saliency.maps import absorbing_chain, border_map, manifold_ranking, robust_background, scaled
 from datamodules.saliency.superpixels import superpixels
 
-_WORKING_SIDE = (
-    112  # pixels of the shorter side; larger images are reduced: a quarter of the time, nearly the same mask
-)
+# Pixels of the shorter side; larger images are reduced: a quarter of the time, nearly the same mask.
+_WORKING_SIDE = 112
 _CELLS = 12  # superpixels along the shorter side
 _SMALLEST_CELL = 4  # pixels
 

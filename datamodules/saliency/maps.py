@@ -50,7 +50,7 @@ def manifold_ranking(graph: Superpixels) -> np.ndarray:
     ranking = np.linalg.inv(np.diag(weight.sum(axis=1)) - _ALPHA * weight)
     np.fill_diagonal(ranking, 0)  # a query does not rank itself
     label = graph.label
-    unlike = np.ones(len(graph.area))
+    unlike = np.ones(len(graph.border))
     for side in (label[0], label[-1], label[:, 0], label[:, -1]):
         unlike *= 1 - scaled(ranking[:, np.unique(side)].sum(axis=1))
     return ranking @ (unlike >= unlike.mean())

@@ -22,7 +22,6 @@ class Superpixels:
         label: [H, W] int64, superpixel of each pixel.
         colour: [K, 3], mean CIE Lab.
         place: [K, 2], centroid; 1 is the longer side of the image.
-        area: [K], pixels.
         border: [K] bool, whether it touches the image's border.
         adjacent: [K, K] bool, symmetric, without the diagonal.
     """
@@ -30,7 +29,6 @@ class Superpixels:
     label: np.ndarray
     colour: np.ndarray
     place: np.ndarray
-    area: np.ndarray
     border: np.ndarray
     adjacent: np.ndarray
 
@@ -93,4 +91,4 @@ def _graph(label: np.ndarray, pixels: np.ndarray, cell: int) -> Superpixels:
         adjacent[here, there] = adjacent[there, here] = True
     np.fill_diagonal(adjacent, False)
     place = centre[:, 3:] * cell / max(label.shape)
-    return Superpixels(label, centre[:, :3] * _COMPACTNESS, place, np.bincount(label.ravel()), border, adjacent)
+    return Superpixels(label, centre[:, :3] * _COMPACTNESS, place, border, adjacent)

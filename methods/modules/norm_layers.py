@@ -151,10 +151,11 @@ class SplitBatchNorm(_BatchNormOfTraining):
         sizes = [B // N + (group < B % N) for group in range(N)]
         positions = x[0, 0].numel() if B else 0
         if sizes[-1] * positions < 2:
-            rows = 2 if positions == 1 else 1
+            # Two rows a group also where one would do: heads behind this layer have but one value a channel and row.
             raise UserError(
-                f"norm 'split:{N}' cuts a batch of {B} into groups too small for statistics, which take {rows} row(s) "
-                f"here: give at least {rows * N} images to a rank (and a micro-batch), or split into fewer groups."
+                f"--model.batch_norm split:{N} cuts a batch of {B} into groups too small for statistics: set "
+                f"--data.batch_size (and --model.micro_batch_size, where it is used) to at least {2 * N}, or choose "
+                "fewer groups."
             )
         # Momentum 1 makes of a "running" statistic the group's own.
         stats = [[torch.zeros_like(r) for _ in sizes] for r in (self.running_mean, self.running_var) if r is not None]

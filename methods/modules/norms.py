@@ -38,9 +38,13 @@ def check_norm_choice(choice: str) -> None:
         return
     if kind == "split" and count.isascii() and count.isdecimal() and int(count) >= 1:
         return
+    if kind == "split":
+        raise UserError(
+            f"--model.batch_norm {choice}: split takes the number of groups, at least 1, as --model.batch_norm split:8."
+        )
     near = difflib.get_close_matches(choice.lower(), ("local", "sync", "shuffle", "split:8", "none"), n=1)
     raise UserError(
-        f"norm {choice!r} is not one of local, sync, shuffle, split:N (N groups of the batch, at least 1) and none"
+        f"--model.batch_norm {choice} is not one of local, sync, shuffle, split:N (N groups of the batch) and none"
         + (f": did you mean {near[0]}?" if near else ": choose one of them.")
     )
 
@@ -74,8 +78,9 @@ def convert_norms(module: nn.Module, choice: str) -> nn.Module:
     for name, layer in {**norms, **convolutions}.items():
         if not _familiar(layer):
             raise UserError(
-                f"norm {choice!r} cannot stand in for layer {name!r}: {type(layer).__name__} does something of its "
-                "own. Choose local or shuffle, or a backbone of plain BatchNorm and Conv2d layers."
+                f"--model.batch_norm {choice} cannot stand in for layer {name!r}: {type(layer).__name__} does "
+                "something of its own. Choose local or shuffle, or a --model.backbone.name of plain BatchNorm and "
+                "Conv2d layers."
             )
     for layer in norms.values():
         if choice == "none":

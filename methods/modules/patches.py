@@ -28,8 +28,9 @@ def divide(images: Tensor, m: int) -> Tensor:
     H, W = images.shape[2:]
     if H % m or W % m:
         raise UserError(
-            f"Views of {H} x {W} pixels do not divide into {m} x {m} equal cells: choose data.image_size a multiple of "
-            f"{m}."
+            f"Views of {H} x {W} pixels do not divide into {m} x {m} equal cells: set --model.cells_per_side to a "
+            f"divisor of {H}, or --data.image_size (and the sizes in data.views, where they are spelled out) to a "
+            f"multiple of {m}."
         )
     grid = images.unflatten(3, (m, -1)).unflatten(2, (m, -1))  # [B, C, row, H / m, column, W / m]
     return grid.permute(0, 4, 2, 1, 3, 5).flatten(1, 2)

@@ -49,7 +49,9 @@ class EMAPair:
     def __post_init__(self) -> None:
         for name in ("momentum", "final_momentum"):
             if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"A teacher's {name} is {getattr(self, name)}; it must be from 0 to 1.")
+                raise UserError(
+                    f"A teacher's {name} is {getattr(self, name)}: set --model.teacher_momentum from 0 to 1."
+                )
 
     def parameters(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:
         """The teacher's parameters and, in the same order, those that they follow."""

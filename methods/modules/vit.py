@@ -1,4 +1,4 @@
-"""MoCo v3's way to start a vision transformer.
+"""Fixed positions for vision transformers, and MoCo v3's way to start one.
 
 Chen, Xie, He, "An Empirical Study of Training Self-Supervised Vision Transformers", ICCV 2021, arXiv:2104.02057,
 sections 4 and 5, as in the authors' code.
@@ -13,25 +13,43 @@ from torch import Tensor, nn
 from datamodules.errors import UserError
 
 
-def sincos_positions(height: int, width: int, dim: int, temperature: float = 10000.0) -> Tensor:
+def sincos_positions(
+    height: int, width: int, dim: int, temperature: float = 10000.0, along_rows: bool = False
+) -> Tensor:
     """[height * width, dim]: fixed sine-cosine position embedding of a grid of patches.
 
-    Each position has four quarters: sine and cosine of its coordinate along the width, then along the height. As in
-    the authors' code the positions run down the columns while patches run along the rows, which differ on a grid that
-    is not square.
+    Each position has four quarters: sine and cosine of its coordinate along the width, then along the height.
 
     Args:
         height: patches from top to bottom.
         width: patches from left to right.
         dim: size of the embedding, a multiple of 4.
         temperature: base of the wavelengths.
+        along_rows: positions run along the rows, as patches do (MAE), not down the columns as in MoCo v3's code, which
+            makes a difference on a grid that is not square.
     """
     if dim % 4:
         raise UserError(f"A sine-cosine position embedding needs a size divisible by 4, not {dim}.")
     frequency = temperature ** -(torch.arange(dim // 4, dtype=torch.float64) / (dim // 4))
-    x, y = torch.meshgrid(torch.arange(width), torch.arange(height), indexing="ij")  # [width, height]
+    order = "xy" if along_rows else "ij"  # [height, width] or [width, height]
+    x, y = torch.meshgrid(torch.arange(width), torch.arange(height), indexing=order)
     angles = [axis.flatten()[:, None] * frequency for axis in (x, y)]  # [height * width, dim / 4] each
-    return torch.cat([f(angle) for angle in angles for f in (torch.sin, torch.cos)], dim=1).float()
+    table = torch.cat([f(angle) for angle in angles for f in (torch.sin, torch.cos)], dim=1)
+    return table.to(torch.get_default_dtype())
+
+
+def fixed_positions(grid_size: tuple[int, int], dim: int, num_prefix: int, along_rows: bool) -> nn.Parameter:
+    """[1, num_prefix + L, dim]: `sincos_positions` that stay as they are, behind zeros for class and other tokens."""
+    positions = sincos_positions(*grid_size, dim, along_rows=along_rows)
+    table = torch.cat([torch.zeros(num_prefix, dim), positions])[None]
+    return nn.Parameter(table, requires_grad=False)
+
+
+def fix_positions(network: Any, along_rows: bool) -> None:
+    """Gives a timm ViT sine-cosine positions in place of trained ones."""
+    height, width = network.patch_embed.grid_size
+    num_prefix = network.pos_embed.shape[1] - height * width  # rows of the class token, where it has a position
+    network.pos_embed = fixed_positions((height, width), network.embed_dim, num_prefix, along_rows)
 
 
 def is_vit(network: nn.Module) -> bool:
@@ -65,11 +83,7 @@ def prepare_vit(network: Any, freeze_patch_embedding: bool) -> None:
         elif isinstance(layer, nn.LayerNorm):
             layer.eps = 1e-6
     nn.init.normal_(network.cls_token, std=1e-6)
-    height, width = network.patch_embed.grid_size
-    prefix = network.pos_embed.shape[1] - height * width  # rows of the class token, where it has a position
-    positions = sincos_positions(height, width, network.embed_dim)
-    network.pos_embed = nn.Parameter(torch.cat([torch.zeros(prefix, network.embed_dim), positions])[None])
-    network.pos_embed.requires_grad_(False)
+    fix_positions(network, along_rows=False)
     projection = network.patch_embed.proj
     bound = math.sqrt(6 / (projection.weight[0].numel() + network.embed_dim))
     nn.init.uniform_(projection.weight, -bound, bound)

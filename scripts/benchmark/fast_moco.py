@@ -13,7 +13,6 @@ import argparse
 import copy
 import statistics
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,6 +28,7 @@ from methods.fast_moco import FastMoCo
 from methods.moco_v3 import MoCoV3
 from methods.modules import Teacher
 from scripts.benchmark.report import write_report
+from scripts.benchmark.turns import seconds
 
 
 @dataclass
@@ -79,17 +79,6 @@ def training(module: ContrastiveModule, views: Views) -> Callable[[], None]:
                 torch._foreach_lerp_(teachers, students, 1 - pair.momentum)  # pyright: ignore[reportCallIssue, reportArgumentType]
 
     return step
-
-
-def seconds(step: Callable[[], None], steps: int, device: str) -> float:
-    """Seconds a step."""
-    clock = time.perf_counter if device == "cuda" else time.process_time
-    start = clock()
-    for _ in range(steps):
-        step()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return (clock() - start) / steps
 
 
 def compare(case: Case, views: Views, rounds: int, steps: int) -> Result:

@@ -114,7 +114,8 @@ def test_clean_images_and_recipes_without_removal_know_of_no_mask(cache, masks):
     for split in ("train", "val"):
         batches = zip(*(d.clean_batches(split, torch.device("cpu")) for d in (data, plain)), strict=True)
         assert all(torch.equal(a.global_views[0], b.global_views[0]) for a, b in batches)
-    with_masks = epoch(Toy(masks=masks, cache=cache))
+    with pytest.warns(UserWarning, match="masks.bin is not used: the recipe .* removes no background"):
+        with_masks = epoch(Toy(masks=masks, cache=cache))
     for a, b in zip(with_masks, epoch(plain), strict=True):
         assert all(torch.equal(x, y) for x, y in zip(a.global_views, b.global_views, strict=True))
 
@@ -127,7 +128,7 @@ def test_unreadable_pictures_give_their_place_with_their_masks(masks):
 
 def test_a_recipe_that_needs_masks_says_how_to_get_them():
     data = Toy(views="relicv2")
-    with pytest.raises(UserError, match=r"precompute_saliency.py --data Toy --out FILE.*--data.views relicv2_no_masks"):
+    with pytest.raises(UserError, match=r"--data Toy --out toy_masks.bin .*--data.views relicv2_no_masks"):
         data.setup("fit")
     trainer().validate(Recorder(), Toy(views="relicv2"), verbose=False)  # evaluation needs none
     assert [view.shape[1] for view in epoch(Toy(views="relicv2_no_masks"))[0].global_views] == [3, 3]
@@ -138,8 +139,8 @@ def test_files_of_masks_that_do_not_fit_are_refused(masks, tmp_path):
         with pytest.raises(UserError, match=message):
             Toy(**({"views": [REMOVING], "masks": masks} | arguments)).setup("fit")
 
-    refused("no masks in .*absent.*--out FILE", masks=str(tmp_path / "absent"))
-    refused("40 images .Toy., but there are 30 training images", num_images=30)
+    refused("absent: there is no such file. Make it with .* --data Toy --out .*absent", masks=str(tmp_path / "absent"))
+    refused("40 images .Toy., but there are 30 training images: .* --data Toy --out FILE", num_images=30)
     other = tmp_path / "other"
     write_masks(other, BadSource(pixels(40, seed=7), set()), [bars(40)], "Others", "a.b")
     refused("holds masks of Others, but the training images are others", masks=str(other))
@@ -148,7 +149,7 @@ def test_files_of_masks_that_do_not_fit_are_refused(masks, tmp_path):
         refused("is no file of masks", masks=str(other))
     whole = (tmp_path / "masks.bin").read_bytes()
     other.write_bytes(whole[:-1])
-    refused("is damaged: make the masks again with .*--data Toy", masks=str(other))
+    refused("is damaged: make it again with .*--data Toy --out .*other", masks=str(other))
     other.write_bytes(whole.replace(b'"version": 1', b'"version": 7'))
     refused("is of version 7, not 1", masks=str(other))
 

@@ -142,6 +142,12 @@ def test_what_a_class_of_ones_own_cannot_take(own_module, settings, sentence):
         ({"name": "convnet", "pretrained": True}, "no weights"),
         ({"name": "resnet18", "options": {"zero_init": True}}, "zero_init"),
         ({"name": "timm/vit_tiny_patch16_224", "options": {"img_sze": 32}}, "img_sze"),
+        (
+            {"name": "timm/vit_tiny_patch16_224", "options": {"num_heads": 5}},
+            "divisible by num_heads.*backbone.options",
+        ),
+        ({"name": "resnet18", "options": {"norm_layer": 3}}, "not callable.*backbone.options"),
+        ({"name": "resnet18", "options": {"replace_stride_with_dilation": [True]}}, "3-element.*backbone.options"),
         ({"name": "mobilenet_v3_small", "in_channels": 1}, "takes 3 channels.*timm/mobilenet_v3_small"),
         ({"name": "mobilenet_v3_small", "small_images": True}, "no small-image stem"),
         ({"name": "timm/vit_tiny_patch16_224", "small_images": True, "options": VIT}, "no small-image stem"),

@@ -129,6 +129,15 @@ def test_refusals(arguments, sentence):
         small(FastMoCo, **arguments)
 
 
+def test_cells_that_a_network_cannot_take():
+    module = small(FastMoCo, cells_per_side=8)
+    with pytest.raises(UserError, match="ConvNet takes no cells of 2 x 2 pixels: set a smaller --model.cells_per_side"):
+        module.encode(views(FastMoCo).global_views[0])
+    module.backbone = nn.Linear(3, 3)
+    with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):  # nothing to do with the cells' size
+        module.encode(views(FastMoCo).global_views[0])
+
+
 def test_a_vit_that_takes_any_size():
     options = {"dynamic_img_size": True, "img_size": 16, "patch_size": 4, "depth": 1, "embed_dim": 32, "num_heads": 2}
     module = small(FastMoCo, backbone=BackboneConfig("timm/vit_tiny_patch16_224", options=options))

@@ -231,10 +231,10 @@ def test_split_without_running_statistics_or_scale():
     assert not split.state_dict()
 
 
-@pytest.mark.parametrize(("choice", "shape", "images"), [("split:4", (7, 5), 8), ("split:8", (7, 5, 3), 8)])
+@pytest.mark.parametrize(("choice", "shape", "images"), [("split:4", (7, 5), 8), ("split:8", (7, 5, 3), 16)])
 def test_split_refuses_groups_without_statistics(choice, shape, images):
     layer = norm(choice)
-    with pytest.raises(UserError, match=f"{choice}.* batch of 7 .* at least {images} images"):
+    with pytest.raises(UserError, match=f"{choice}.* batch of 7 .*--data.batch_size .*at least {images},"):
         layer(torch.randn(shape, dtype=torch.float64))
     layer(torch.randn(images, *shape[1:], dtype=torch.float64))
 
@@ -387,24 +387,28 @@ def test_choices_are_known(choice):
     [
         ("syncbn", "sync"),
         ("Shuffled", "shuffle"),
-        ("split", "split:8"),
-        ("split:0", "split:8"),
-        ("split:-2", "split:8"),
+        ("splitt:8", "split:8"),
     ],
 )
 def test_a_near_miss_is_named(choice, near):
-    with pytest.raises(UserError, match=rf"'{choice}' is not .*: did you mean {near}\?"):
+    with pytest.raises(UserError, match=rf"--model.batch_norm {choice} is not .*: did you mean {near}\?"):
         convert_norms(nn.Identity(), choice)
 
 
+@pytest.mark.parametrize("choice", ["split", "split:0", "split:-2"])
+def test_a_split_without_groups_is_told_to_name_them(choice):
+    with pytest.raises(UserError, match=f"{choice}: split takes the number of groups, at least 1, as .* split:8"):
+        check_norm_choice(choice)
+
+
 def test_a_far_miss_gets_the_list():
-    with pytest.raises(UserError, match="'xyz' is not one of local, sync, shuffle, split:N .* choose one of them"):
+    with pytest.raises(UserError, match="xyz is not one of local, sync, shuffle, split:N .* choose one of them"):
         check_norm_choice("xyz")
 
 
 def test_a_norm_with_a_mind_of_its_own_is_named_and_nothing_changes():
     network = nn.Sequential(nn.BatchNorm2d(4), nn.Sequential(SplitBatchNorm2d(4)))
-    with pytest.raises(UserError, match=r"'sync' .* layer '1\.0': SplitBatchNorm2d"):
+    with pytest.raises(UserError, match=r"batch_norm sync .* layer '1\.0': SplitBatchNorm2d"):
         convert_norms(network, "sync")
     assert type(network[0]) is nn.BatchNorm2d
     padded = nn.Sequential(timm.layers.Conv2dSame(3, 4, 3), nn.BatchNorm2d(4))

@@ -218,13 +218,13 @@ def test_optimisers_by_class_path(monkeypatch):
         ({"warmup_epochs": -1}, "warmup_epochs=-1"),
         ({"start_lr_ratio": -0.5}, "start_lr_ratio=-0.5"),
         ({"step_factor": 10.0}, "step_factor=10.0"),
-        ({"milestones": [120, 160]}, "a cosine has none; set optim.schedule to steps"),
-        ({"schedule": "steps"}, "steps need rising epochs"),
+        ({"milestones": [120, 160]}, "add --model.optim.schedule steps, a cosine has none"),
+        ({"schedule": "steps"}, r"steps need rising epochs.*--model.optim.milestones '\[120, 160\]'"),
         ({"schedule": "steps", "warmup_epochs": 0, "milestones": [160, 120]}, "milestones=.160, 120."),
         ({"schedule": "steps", "warmup_epochs": 0, "milestones": [0, 120]}, "milestones=.0, 120."),
         ({"schedule": "steps", "warmup_epochs": 20, "milestones": [15, 30]}, "after the warm-up"),
         ({"schedule": "steps", "milestones": [120], "final_lr_ratio": 0.02}, "final_lr_ratio=0.02 ends a cosine"),
-        ({"lr_interval": "epoch"}, "set warmup_epochs 0"),
+        ({"lr_interval": "epoch"}, "set --model.optim.warmup_epochs 0"),
     ],
 )
 def test_mistakes_are_named(config, sentence):

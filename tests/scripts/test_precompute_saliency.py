@@ -57,12 +57,27 @@ def test_a_montage_shows_sixteen_images(tmp_path):
     assert (mask[:, :36] == 255).all() and (mask[:, 60:] == 0).all()
 
 
+def test_a_montage_shows_the_next_picture_for_one_that_cannot_be_read(tmp_path):
+    run(Toy(bad={0, 1, 39}), None, tmp_path / "bad.png", half, workers=0)
+    shown = np.asarray(Image.open(tmp_path / "bad.png"))
+    assert shown.shape == (8 * 96, 2 * 4 * 96, 3)
+    want = Toy().sources()[0].image(2).permute(1, 2, 0).numpy()
+    first, last = shown[:96:6, :96:6], shown[-96::6, 4 * 96 : 5 * 96 : 6]
+    assert np.array_equal(first, want) and np.array_equal(last, want)
+
+
+def broken(image: np.ndarray) -> np.ndarray:
+    raise KeyError("weights")
+
+
 @pytest.mark.parametrize(
     ("data", "method", "message"),
     [
         (Stereo(), saliency, "have 2 channels"),
         (Toy(), lambda image: image[..., 0] / 100, r"16x16 picture came out as \(16, 16\) with values from"),
         (Toy(), lambda image: half(image)[:4], r"came out as \(4, 16\)"),
+        (Toy(), lambda image: half(image).tolist(), "came out as list: --saliency must return an array"),
+        (Toy(), broken, "test_precompute_saliency.broken fails on a picture with KeyError: 'weights'"),
         (Toy(bad=set(range(40))), saliency, "None of the training images can be read"),
     ],
 )
@@ -72,17 +87,47 @@ def test_what_has_no_saliency_is_refused_before_the_long_run(data, method, messa
     assert not list(tmp_path.iterdir())
 
 
-def test_what_can_be_mended_is_said_in_a_sentence(monkeypatch, capsys):
-    for flags, message in (
-        ([], "error: Nothing to do: give --out FILE"),
-        (["--saliency", "nowhere.model"], "error: --saliency nowhere.model cannot be imported (No module named"),
-        (["--saliency", "model"], "error: --saliency model cannot be imported"),
-    ):
-        monkeypatch.setattr(sys, "argv", ["precompute_saliency.py", "--data", "Digits", *flags])
-        monkeypatch.setattr(sys, "path", list(sys.path))
-        with pytest.raises(SystemExit) as stopped:
-            main()
-        assert stopped.value.code == 2 and capsys.readouterr().err.startswith(message)
+DIGITS = ["--data", "Digits"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (DIGITS, "Nothing to do: give --out FILE"),
+        ([*DIGITS, "--out", "m", "--saliency", "nowhere.model"], "--saliency nowhere.model cannot be imported (No mod"),
+        ([*DIGITS, "--out", "m", "--saliency", "model"], "--saliency model cannot be imported"),
+        ([*DIGITS, "--out", "m", "--saliency", "os.path"], "--saliency os.path is a module, no function"),
+        (
+            [*DIGITS, "--out", "m", "--saliency", "json.dumps"],
+            "--saliency json.dumps fails on a picture with TypeError",
+        ),
+        ([*DIGITS, "--out", "nodir/m"], "--out nodir/m: there is no folder nodir to write to"),
+        ([*DIGITS, "--out", "."], "--out . is a folder"),
+        ([*DIGITS, "--montage", "nodir/m.png"], "--montage nodir/m.png: there is no folder nodir"),
+        ([*DIGITS, "--montage", "m.xyz"], "--montage m.xyz must end in .png"),
+        ([*DIGITS, "--out", "m", "--workers", "-1"], "--workers -1 must be 0"),
+        ([*DIGITS, "--out", "m", "--workers", "x"], "workers is x; allowed is one of: int, null"),
+        (
+            ["--data", "CIFAR1", "--out", "m"],
+            "'CIFAR1' is none of the data modules that are known here. Did you mean 'C",
+        ),
+        ([*DIGITS, "--data.canvs_size", "18"], "'canvs_size' is no option of Digits. Did you mean 'canvas_size'?"),
+        (["--out", "m"], "--data missing: give for example --data CIFAR10"),
+        (["--data", "ImageFolder", "--out", "m"], "--data.path missing: ImageFolder needs it"),
+        (["--data", "ImageFolder", "--data.path", "nodir", "--out", "m"], "There is no nodir, here or below"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_what_can_be_mended_is_said_in_a_sentence(flags, message, monkeypatch, capsys, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "argv", ["precompute_saliency.py", *flags])
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    with pytest.raises(SystemExit) as stopped:
+        main()
+    told = capsys.readouterr()
+    assert stopped.value.code == 2 and told.err.startswith(f"error: {message}")
+    assert told.err.count("\n") == 1 and not told.out
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.process

@@ -22,7 +22,14 @@ CHANNELS = 3
 SMALL = {  # arguments by these names are shrunk
     **{"hidden_dim": 16, "out_dim": 8, "predictor_hidden_dim": 16, "local_hidden_dim": 16},
     **{"queue_size": 24, "num_negatives": 24, "num_prototypes": 12},
+    **{"decoder_dim": 16, "decoder_depth": 1, "decoder_heads": 2},
 }
+CONVNET = BackboneConfig("convnet", in_channels=CHANNELS, options={"width": 4})
+VIT = BackboneConfig(
+    "timm/vit_tiny_patch16_224",
+    options={"img_size": IMAGE_SIZE, "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 4},
+)
+BACKBONES = {"MAE": VIT}  # methods that need another than a convolutional net
 
 
 def all_methods() -> list[type[SSLModule]]:
@@ -52,7 +59,7 @@ def small(method: type[SSLModule], **overrides: Any) -> SSLModule:
     torch.manual_seed(0)
     sizes = {name: value for name, value in SMALL.items() if name in arguments(method)}
     defaults = {
-        "backbone": BackboneConfig("convnet", in_channels=CHANNELS, options={"width": 4}),
+        "backbone": BACKBONES.get(method.__name__, CONVNET),
         "optim": OptimConfig("sgd", lr=0.05, weight_decay=1e-4, options={"momentum": 0.9}, warmup_epochs=0.5),
     }
     return method(**(defaults | sizes | overrides))

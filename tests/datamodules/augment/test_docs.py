@@ -18,13 +18,14 @@ PAGE = (ROOT / "docs/views.md").read_text()
 def table_row(name: str, size: int, spec: ViewSpec) -> str:
     """One specification of a recipe as a row of the page's table."""
     low, high = spec.crop_scale
+    within = "" if spec.region == (0, 0, 1, 1) else f" of ({', '.join(f'{edge:g}' for edge in spec.region)})"
     strengths = (spec.brightness, spec.contrast, spec.saturation, spec.hue)
     cells = (
         f"`{name}`",
         str(size),
         f"{spec.count} {spec.role}, {spec.size} px"
         + (f", masked {spec.background_removal:g}" if spec.background_removal else ""),
-        f"{low:g}-{high:g}, {spec.interpolation}",
+        f"{low:g}-{high:g}{within}, {spec.interpolation}",
         f"{spec.jitter:g}: {', '.join(f'{strength:g}' for strength in strengths)}" if spec.jitter else "",
         f"{spec.grayscale:g}" if spec.grayscale else "",
         f"{spec.blur:g} ({spec.kernel})" if spec.blur else "",

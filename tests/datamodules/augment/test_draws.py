@@ -10,7 +10,7 @@ from scipy.stats import chisquare, ks_2samp, kstest
 from torchvision.transforms import RandomResizedCrop
 
 from datamodules.augment import Augment, ViewSpec, recipe
-from datamodules.augment.draws import draw_box, view_numbers
+from datamodules.augment.draws import draw_box, region_box, view_numbers
 
 B = 4000
 ALL = ViewSpec(
@@ -51,6 +51,39 @@ def test_boxes_follow_torchvision(image_size, crop_scale):
     ]
     for column in columns:
         assert ks_2samp(column(ours), column(theirs)).pvalue > 1e-3
+
+
+def test_the_whole_image_draws_what_it_drew_before_there_were_regions():
+    spec = ViewSpec(size=32)
+    boxes = draw_box(spec, view_numbers([spec], 0, 0, torch.arange(3))[0], (48, 64))
+    assert boxes.tolist() == [[10, 26, 31, 27], [3, 13, 29, 29], [2, 4, 19, 23]]
+
+
+@pytest.mark.parametrize("region", [(0.2, 0.0, 1.0, 0.8), (0.0, 0.5, 0.25, 1.0)])
+def test_boxes_in_a_region_are_those_of_an_image_of_its_size(region):
+    spec = ViewSpec(size=32, region=region)
+    numbers = view_numbers([spec], 0, 0, torch.arange(B))[0]
+    top, left, height, width = region_box(region, (40, 60))
+    boxes = draw_box(spec, numbers, (40, 60))
+    alone = draw_box(ViewSpec(size=32), numbers, (height, width))
+    assert (boxes == alone + np.array([top, left, 0, 0])).all()
+    assert boxes[:, 0].min() == top and (boxes[:, 0] + boxes[:, 2]).max() == top + height
+    assert boxes[:, 1].min() == left and (boxes[:, 1] + boxes[:, 3]).max() == left + width
+
+
+def test_the_corner_boxes_of_jigclu(golden):
+    g = golden("jigclu")
+    image_width, image_height = g["crop/image_width_height"].tolist()
+    quarters = [(y, x, y + 0.5, x + 0.5) for x in (0.0, 0.5) for y in (0.0, 0.5)]
+    overlapping = [spec.region for spec in recipe("jigclu", 224)]
+    for name, regions in (("cross0", quarters), ("cross3", overlapping)):
+        boxes = [region_box(region, (image_height, image_width)) for region in regions]
+        edges = [[left, top, left + width, top + height] for top, left, height, width in boxes]
+        assert edges == g[f"crop/{name}_boxes_x0_y0_x1_y1"].tolist()
+
+
+def test_a_region_of_a_tiny_image_has_a_pixel():
+    assert region_box((0.99, 0.0, 1.0, 0.01), (4, 4)) == (3, 0, 1, 1)
 
 
 def test_where_no_try_fits_the_crop_is_central():

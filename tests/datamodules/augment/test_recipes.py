@@ -75,6 +75,19 @@ def test_local_views_of_detco_can_be_cut_into_nine(size, jigsaw):
     assert (small.crop_scale, small.grayscale, small.jitter) == ((0.6, 1.0), 0.0, 0.8)
 
 
+@pytest.mark.parametrize(("size", "crop", "kernel"), [(224, 112, 23), (32, 16, 3)])
+def test_jigclu_crops_near_each_corner(size, crop, kernel):
+    views = recipe("jigclu", size)
+    corners = [(0.0, 0.0), (0.2, 0.0), (0.0, 0.2), (0.2, 0.2)]  # top left, bottom left, top right, bottom right
+    assert [spec.region for spec in views] == [(y, x, y + 0.8, x + 0.8) for y, x in corners]
+    assert {(spec.size, spec.count, spec.crop_scale, spec.kernel) for spec in views} == {(crop, 1, (0.2, 1.0), kernel)}
+
+
+def test_small_upright_views_for_rotation_keep_most_of_the_image():
+    assert recipe("rotation", 224) == recipe("crop_flip", 224)
+    assert recipe("rotation", 32) == [replace(spec, crop_scale=(0.75, 1.0)) for spec in recipe("crop_flip", 32)]
+
+
 def test_variants_differ_from_their_models_as_their_names_say():
     assert [replace(spec, interpolation="bilinear") for spec in recipe("fast_moco", 224)] == recipe("moco_v2", 224)
     assert [replace(spec, crop_scale=(0.08, 1.0)) for spec in recipe("moco_v3_resnet", 224)] == recipe("moco_v3", 224)
@@ -94,7 +107,8 @@ def test_local_crops_of_large_images_are_blurred_however_small_they_are():
 @pytest.mark.parametrize("name", RECIPES)
 def test_small_images_are_never_blurred_and_globals_come_first(name, size):
     specs = recipe(name, size)
-    assert [spec.size for spec in specs if spec.role == "global"].count(size) >= 1
+    side = size // 2 if name == "jigclu" else size  # four of these make a picture
+    assert [spec.size for spec in specs if spec.role == "global"].count(side) >= 1
     assert sorted(spec.role for spec in specs) == [spec.role for spec in specs]
     assert size > 64 or all(spec.blur == 0 for spec in specs)
 

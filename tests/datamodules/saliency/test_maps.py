@@ -19,7 +19,7 @@ def graph() -> Superpixels:
 
 def near_pairs(graph: Superpixels) -> list[tuple[int, int]]:
     """Pairs that touch, that share a neighbour, or that both lie at the border."""
-    K = len(graph.area)
+    K = len(graph.border)
     return [
         (i, j)
         for i, j in itertools.permutations(range(K), 2)
@@ -39,7 +39,7 @@ def weights(graph: Superpixels) -> np.ndarray:
 
 
 def test_robust_background(graph):
-    K = len(graph.area)
+    K = len(graph.border)
     apart = np.array([[np.linalg.norm(a - b) for b in graph.colour] for a in graph.colour])
     edges = np.full((K, K), np.inf)
     for i, j in itertools.permutations(range(K), 2):

@@ -31,6 +31,16 @@ def test_the_same_image_has_the_same_mask():
     assert np.array_equal(saliency(image), saliency(image.copy()))
 
 
+@pytest.mark.parametrize("size", [(1, 1), (1, 3), (5, 5), (7, 300), (40, 40)])
+def test_a_picture_with_nothing_to_tell_apart_keeps_all_of_itself(size):
+    image = np.full((*size, 3), 90, dtype=np.uint8)
+    if size != (40, 40):  # one colour
+        image[0, 0] = 200
+    found = saliency(image)
+    assert found.shape == size and not found.any()
+    assert to_mask(found, 8).all()
+
+
 def test_a_mask_is_the_squeezed_foreground():
     values = np.zeros((100, 200))
     values[20:60, 100:150] = 0.7

@@ -1,0 +1,122 @@
+"""What hiding patches saves: time of MAE's encoder with most patches hidden against all visible, side by side.
+
+    python scripts/benchmark/mae.py
+    python scripts/benchmark/mae.py --device cuda --batch-size 256 --steps 20
+    python scripts/benchmark/mae.py --backbone timm/vit_tiny_patch16_224 --image-size 32 --patch-size 4 --batch-size 64
+
+Forward and backward; the two take turns for several rounds. The second line adds decoder and loss, which see all
+patches in either case. On a CPU it is the CPU time of one thread, on CUDA the time of the clock, in bf16. The table
+shows the medians over the rounds, and the smallest and largest ratio.
+"""
+
+import argparse
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a file, from anywhere
+from methods.backbones import BackboneConfig
+from methods.losses.masked_pixels import masked_pixel_error
+from methods.mae import MAE
+from methods.modules.masked_vit import encode_visible
+from methods.modules.masking import patchify, random_mask
+from scripts.benchmark.report import write_report
+
+
+@dataclass
+class Result:
+    """Seconds a step of one part: medians over the rounds, and the ratio's spread."""
+
+    part: str
+    masked: float
+    all_visible: float
+    ratio: float
+    ratio_min: float
+    ratio_max: float
+
+
+def encoder(module: MAE, images: Tensor, mask_ratio: float) -> Tensor:
+    """A scalar that all of the encoder's tokens enter."""
+    mask = random_mask(torch.rand(len(images), module.num_patches, device=images.device), mask_ratio)
+    return encode_visible(module.backbone, images, mask.kept).square().mean()
+
+
+def whole(module: MAE, images: Tensor, mask_ratio: float) -> Tensor:
+    """Loss of a training step; with all patches visible it is taken over all of them."""
+    mask = random_mask(torch.rand(len(images), module.num_patches, device=images.device), mask_ratio)
+    prediction = module.decoder(encode_visible(module.backbone, images, mask.kept), mask.restore)
+    counted = mask.hidden if mask_ratio else ~mask.hidden
+    return masked_pixel_error(prediction, patchify(images, module.patch_size), counted, module.norm_pix)
+
+
+def seconds(step: Callable[[], Tensor], steps: int, device: str) -> float:
+    """Seconds of forward and backward."""
+    clock = time.perf_counter if device == "cuda" else time.process_time
+    start = clock()
+    for _ in range(steps):
+        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+            scalar = step()
+        scalar.backward()
+    if device == "cuda":
+        torch.cuda.synchronize()
+    return (clock() - start) / steps
+
+
+def compare(module: MAE, images: Tensor, part: Callable[..., Tensor], rounds: int, steps: int) -> Result:
+    """Lets both take turns, after one turn each to warm up."""
+    ways = [lambda ratio=ratio: part(module, images, ratio) for ratio in (module.mask_ratio, 0.0)]
+    turns = [[seconds(way, steps, images.device.type) for way in ways] for _ in range(rounds + 1)]
+    masked, visible = zip(*turns[1:], strict=True)
+    ratios = [a / b for a, b in zip(masked, visible, strict=True)]
+    median = statistics.median
+    return Result(part.__name__, median(masked), median(visible), median(ratios), min(ratios), max(ratios))
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--backbone", default="timm/vit_base_patch16_224", help="name of a ViT")
+    parser.add_argument("--image-size", type=int, default=224, help="side in pixels")
+    parser.add_argument("--patch-size", type=int, default=16, help="side in pixels")
+    parser.add_argument("--mask-ratio", type=float, default=0.75, help="share of the patches that are hidden")
+    parser.add_argument("--batch-size", type=int, default=8, help="images in a step")
+    parser.add_argument("--rounds", type=int, default=5, help="turns of each")
+    parser.add_argument("--steps", type=int, default=1, help="steps in a turn")
+    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
+    parser.add_argument("--out", type=Path, help="JSON file to write")
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    sizes = {"img_size": options.image_size, "patch_size": options.patch_size}
+    module = MAE(backbone=BackboneConfig(options.backbone, options=sizes), mask_ratio=options.mask_ratio)
+    module.to(options.device)
+    images = torch.randn(options.batch_size, 3, options.image_size, options.image_size, device=options.device)
+
+    print(f"{'seconds a step':16} {f'{options.mask_ratio:.0%} hidden':>12} {'all visible':>12}   ratio (min to max)")
+    results = []
+    for part in (encoder, whole):
+        result = compare(module, images, part, options.rounds, options.steps)
+        print(
+            f"{result.part:16} {result.masked:12.4f} {result.all_visible:12.4f} "
+            f"{result.ratio:7.3f} ({result.ratio_min:.3f} to {result.ratio_max:.3f})"
+        )
+        results.append(asdict(result))
+    if options.out:
+        names = ("backbone", "image_size", "patch_size", "mask_ratio", "batch_size", "rounds", "steps")
+        write_report(
+            options.out,
+            packages=("torch", "timm"),
+            what="seconds of forward and backward, medians over rounds in which masked and whole images take turns",
+            device=torch.cuda.get_device_name() if options.device == "cuda" else "one thread of the processor",
+            **{name: getattr(options, name) for name in names},
+            results=results,
+        )
+
+
+if __name__ == "__main__":
+    main()

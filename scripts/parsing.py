@@ -1,0 +1,147 @@
+"""What every command of this project answers to a mistake: one sentence, and exit status 2."""
+
+import difflib
+import inspect
+import re
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import NoReturn
+
+from jsonargparse import ArgumentParser
+from pytorch_lightning import Callback, LightningDataModule, LightningModule
+
+import callbacks
+import datamodules
+import methods
+from datamodules.errors import UserError
+
+SUBCOMMANDS = ("fit", "validate", "predict")
+CHOICES = {"model": ("methods", methods), "data": ("data modules", datamodules), "callbacks": ("callbacks", callbacks)}
+EXAMPLES = {"model": "--model SimCLR", "data": "--data CIFAR10"}
+
+
+class PlainParser(ArgumentParser):
+    """Says in a sentence what is wrong with a flag or file, and what comes nearest to it."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Prints the sentence and exits with status 2; parsers inside parsers raise, as jsonargparse needs."""
+        if not self.exit_on_error:
+            super().error(message, ex)
+        parser = getattr(ex, "subcommand_parser", None) or self
+        sys.stderr.write(f"error: {explain(message, known_keys(parser))}\n")
+        self.exit(2)
+
+
+@contextmanager
+def answering_mistakes() -> Iterator[None]:
+    """Ends the program with a sentence and status 2 where the user can mend what went wrong within."""
+    try:
+        yield
+    except (UserError, ValueError) as error:
+        told = user_error(error)
+        if told is None:
+            raise
+        sys.stderr.write(f"error: {told}\n")
+        sys.exit(2)
+
+
+def user_error(error: BaseException | None) -> UserError | None:
+    """The user's mistake behind an exception; jsonargparse wraps what a constructor raises into accounts of its own."""
+    while error is not None and not isinstance(error, UserError):
+        error = error.__cause__
+    return error
+
+
+def known_keys(parser: ArgumentParser) -> list[str]:
+    """Names of the options of a parser, without dashes."""
+    return [option.lstrip("-") for action in parser._actions for option in action.option_strings]
+
+
+def explain(message: str, keys: list[str]) -> str:
+    """Boils jsonargparse's account of every type it tried down to the one fact that helps.
+
+    Args:
+        message: its error message, often nested.
+        keys: options of the command, for the nearest match of a misspelt one.
+    """
+    classes = re.findall(r"class_path '([\w.]+)'", message)
+    if found := re.findall(r"(?:[Oo]ption '|unrecognized arguments: (?:--)?)([\w.+-]+)", message):
+        return _unknown_key(found[-1], message, classes, keys)
+    if found := re.findall(r"Expected a dot import path string: (\S+)", message):
+        return _unknown_class(found[-1], message)
+    if found := re.findall(r"arguments are required: ([^\n]*)", message):
+        missing = [re.sub(rf"^({'|'.join(SUBCOMMANDS)})\.", "", name) for name in found[-1].split(", ")]
+        return _missing(missing, message, classes, keys)
+    if found := re.findall(r'Parser key "([\w.]+)":\s+(Expected [^\n]*)', message):
+        key, problem = found[-1]
+        return f"{key}: {problem.replace('<class ', '').replace('>.', '.')}"
+    if found := re.findall(r'Parser key "([\w.]+)":\s+Does not validate [^\n]*\s+Subtypes: \[([^\n]*)\]', message):
+        value = re.findall(r"Given value: ([^\n]*)", message)[0]  # of several, the innermost comes first
+        kinds = re.sub(r"<class '(\w+)'>|typing\.Literal\[([^]]*)]", r"\1\2", found[-1][1]).replace("NoneType", "null")
+        if not value.startswith(("Namespace", "NestedArg")):
+            return f"{found[-1][0]} is {value}; allowed is one of: {kinds}."
+    return message
+
+
+def _unknown_key(key: str, message: str, classes: list[str], keys: list[str]) -> str:
+    key, where = key.removeprefix("fit."), ""
+    if classes:
+        where, keys = f" of {_name(classes[-1])}", class_keys(classes[-1])
+        if group := re.search(r"Group '([\w.]+)' does not accept", message):
+            key = f"{group[1]}.{key}"
+    return f"{key!r} is no option{where}. {nearest(key, keys)}"
+
+
+def _unknown_class(given: str, message: str) -> str:
+    kind = next((kind for kind in CHOICES if re.search(rf'key "[\w.]*{kind}', message)), None)
+    named, room = CHOICES[kind] if kind else ("classes", methods)
+    names = sorted(
+        name
+        for name, value in vars(room).items()
+        if isinstance(value, type)
+        and issubclass(value, LightningModule | LightningDataModule | Callback)
+        and not inspect.isabstract(value)
+    )
+    return (
+        f"{given!r} is none of the {named} that are known here. {nearest(given, names, show_all=True)} "
+        "A class of your own is given by its import path."
+    )
+
+
+def _missing(names: list[str], message: str, classes: list[str], keys: list[str]) -> str:
+    if classes:  # what the constructor of a class needs, such as a path
+        group = re.findall(r'Parser key "([\w.]+)"', message)[0]
+        flags = " and ".join(f"--{group}.{name}" for name in names)
+        return f"{flags} missing: {_name(classes[-1])} needs it. See --{group}.help {_name(classes[-1])}."
+    examples = " ".join(EXAMPLES.get(name, f"--{name} ...") for name in names)
+    config = "--config FILE, or " if "config" in keys else ""
+    return f"{' and '.join(f'--{name}' for name in names)} missing: give {config}for example {examples}."
+
+
+def _name(class_path: str) -> str:
+    return class_path.rpartition(".")[2]
+
+
+def nearest(word: str, known: list[str], show_all: bool = False) -> str:
+    """A sentence with the nearest known words, else a hint where they are listed."""
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    near = (
+        near
+        or difflib.get_close_matches(word.partition(".")[0], known, n=1)
+        or [k for k in known if k.endswith(f".{word}")]
+    )
+    sentences = [f"Did you mean {near[0]!r}?"] if near else []
+    if show_all:
+        sentences.append(f"Known: {', '.join(known)}.")
+    elif not near:
+        sentences.append("See --help, and --model.help or --data.help with a class name.")
+    return " ".join(sentences)
+
+
+def class_keys(class_path: str) -> list[str]:
+    """Names of all arguments of a class, nested ones with dots, as the command line takes them."""
+    module, _, name = class_path.rpartition(".")
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(getattr(__import__(module, fromlist=[name]), name), fail_untyped=False)
+    return [key for key in known_keys(parser) if key != "help"]
