@@ -18,6 +18,7 @@ from datamodules.errors import UserError
 
 SUBCOMMANDS = ("fit", "validate", "predict")
 CHOICES = {"model": ("methods", methods), "data": ("data modules", datamodules), "callbacks": ("callbacks", callbacks)}
+BASES = {"LightningModule": "model", "LightningDataModule": "data"}  # what stands for a class that is not chosen yet
 EXAMPLES = {"model": "--model SimCLR", "data": "--data CIFAR10"}
 
 
@@ -86,6 +87,9 @@ def explain(message: str, keys: list[str]) -> str:
 
 def _unknown_key(key: str, message: str, classes: list[str], keys: list[str]) -> str:
     key, where = key.removeprefix("fit."), ""
+    if classes and _name(classes[-1]) in BASES:
+        group = BASES[_name(classes[-1])]
+        return f"--{group}.{key} needs its class first: --{group} NAME before it."
     if classes:
         where, keys = f" of {_name(classes[-1])}", class_keys(classes[-1])
         if group := re.search(r"Group '([\w.]+)' does not accept", message):

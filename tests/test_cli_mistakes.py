@@ -15,7 +15,7 @@ DIGITS = (
     "--data.batch_size 16 --trainer.max_epochs 1 --trainer.accelerator cpu"
 )
 HEADS = "--model.hidden_dim 16 --model.out_dim 8"
-MOCO = f"{NETWORK} {DIGITS} {HEADS} --model MoCo --model.queue_size 64 --model.batch_norm none"
+MOCO = f"--model MoCo {NETWORK} {DIGITS} {HEADS} --model.queue_size 64 --model.batch_norm none"
 
 
 def answer(command: str, folder: Path) -> str:
@@ -32,6 +32,7 @@ def answer(command: str, folder: Path) -> str:
     ("command", "sentence"),
     [
         (f"--config {ROOT}/configs/imagenet/moco_v1.yaml", "--data.path missing: ImageFolder needs it."),
+        ("--model.temperature 1 --model MoCo", "--model.temperature needs its class first: --model NAME before it."),
         ("--model MoCo", "--data missing: give --config FILE, or for example --data CIFAR10."),
         (f"--model SimCLR {DIGITS} --model.micro_batch_size x", "micro_batch_size is x; allowed is one of: int, null."),
         (
@@ -53,7 +54,7 @@ def answer(command: str, folder: Path) -> str:
             "A teacher's momentum is 1.5: set --model.teacher_momentum from 0 to 1.",
         ),
     ],
-    ids=["path", "data", "type", "backbone", "cells", "split", "momentum"],
+    ids=["path", "order", "data", "type", "backbone", "cells", "split", "momentum"],
 )
 def test_a_mistake_is_answered_with_the_flag(command, sentence, tmp_path):
     assert sentence in answer(f"fit {command}", tmp_path)
@@ -78,7 +79,7 @@ START = "start from --config runs/version_0/config.yaml."
         (
             f"fit {MOCO} --model.batch_norm local --trainer.max_epochs 2",
             "does not fit the MoCo of these flags, which differs in backbone.layers.1.running_mean, "
-            "backbone.layers.1.running_var, backbone.layers.5.running_mean and 5 more: it was trained with "
+            "backbone.layers.1.running_var, backbone.layers.5.running_mean and 13 more: it was trained with "
             "--model.batch_norm none; ",
         ),
         (
@@ -86,11 +87,11 @@ START = "start from --config runs/version_0/config.yaml."
             "differs in queue.keys: it was trained with --model.queue_size 64; ",
         ),
         (
-            f"validate {DIGITS} --model MoCo",
+            f"validate --model MoCo {DIGITS}",
             "it was trained with --model.backbone.name convnet, --model.backbone.in_channels 1; ",
         ),
         (
-            f"validate {DIGITS} {NETWORK} --model SimCLR",
+            f"validate --model SimCLR {NETWORK} {DIGITS}",
             "does not fit the SimCLR of these flags, which differs in backbone.layers.1.running_mean, ",
         ),
         (
