@@ -44,9 +44,9 @@ def reconstructions(record: Record) -> str:
     monitor = record.reconstructions
     if monitor is None or monitor.images is None or monitor.given is None:
         return ""
-    rows = {"image": monitor.images, "given": monitor.given}
-    rows |= {f"epoch {made['epoch'] + 1}: {made['error']:.3g}": made["pixels"] for made in monitor.made}
-    lines = [_table_row(name, [_picture(image) for image in images]) for name, images in rows.items()]
+    rows = [("image", monitor.images), ("given", monitor.given)]
+    rows += [(f"epoch {made['epoch'] + 1}: {made['error']:.3g}", made["pixels"]) for made in monitor.made]
+    lines = [_table_row(name, [_picture(image) for image in images]) for name, images in rows]
     return (
         "<p>The same validation images at several points of training, the newest at the bottom. Beside the epoch: "
         f"the mean squared error on what was hidden, in units of the loss. {escape(monitor.caption)}</p>"
