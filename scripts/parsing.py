@@ -69,6 +69,10 @@ def explain(message: str, keys: list[str]) -> str:
     classes = re.findall(r"class_path '([\w.]+)'", message)
     if found := re.findall(r"(?:[Oo]ption '|unrecognized arguments: (?:--)?)([\w.+-]+)", message):
         return _unknown_key(found[-1], message, classes, keys)
+    if "class, but" in message and "is abstract" in message:
+        if nested := re.search(r"key \"(\w+)\".*NestedArg\(key='([\w.]+)'", message, re.DOTALL):
+            return _class_first(nested[1], nested[2])
+        return _unknown_class(re.findall(r"Given value: (\S+)", message)[0], message)
     if found := re.findall(r"Expected a dot import path string: (\S+)", message):
         return _unknown_class(found[-1], message)
     if found := re.findall(r"arguments are required: ([^\n]*)", message):
@@ -88,13 +92,16 @@ def explain(message: str, keys: list[str]) -> str:
 def _unknown_key(key: str, message: str, classes: list[str], keys: list[str]) -> str:
     key, where = key.removeprefix("fit."), ""
     if classes and _name(classes[-1]) in BASES:
-        group = BASES[_name(classes[-1])]
-        return f"--{group}.{key} needs its class first: --{group} NAME before it."
+        return _class_first(BASES[_name(classes[-1])], key)
     if classes:
         where, keys = f" of {_name(classes[-1])}", class_keys(classes[-1])
         if group := re.search(r"Group '([\w.]+)' does not accept", message):
             key = f"{group[1]}.{key}"
     return f"{key!r} is no option{where}. {nearest(key, keys)}"
+
+
+def _class_first(group: str, key: str) -> str:
+    return f"--{group}.{key} needs its class first: --{group} NAME before it."
 
 
 def _unknown_class(given: str, message: str) -> str:

@@ -45,7 +45,7 @@ def reconstructions(record: Record) -> str:
     if monitor is None or monitor.images is None or monitor.given is None:
         return ""
     rows = [("image", monitor.images), ("given", monitor.given)]
-    rows += [(f"epoch {made['epoch'] + 1}: {made['error']:.3g}", made["pixels"]) for made in monitor.made]
+    rows += [(f"epoch {made['epoch'] + 1}: {made['error']:.3f}", made["pixels"]) for made in monitor.made]
     lines = [_table_row(name, [_picture(image) for image in images]) for name, images in rows]
     return (
         "<p>The same validation images at several points of training, the newest at the bottom. Beside the epoch: "

@@ -112,6 +112,11 @@ DIGITS = ["--data", "Digits"]
             "'CIFAR1' is none of the data modules that are known here. Did you mean 'C",
         ),
         ([*DIGITS, "--data.canvs_size", "18"], "'canvs_size' is no option of Digits. Did you mean 'canvas_size'?"),
+        (["--data.batch_size", "8", *DIGITS], "--data.batch_size needs its class first: --data NAME before it."),
+        (
+            ["--data", "ImageDataModule"],
+            "'ImageDataModule' is none of the data modules that are known here. Did you",
+        ),
         (["--out", "m"], "--data missing: give for example --data CIFAR10"),
         (["--data", "ImageFolder", "--out", "m"], "--data.path missing: ImageFolder needs it"),
         (["--data", "ImageFolder", "--data.path", "nodir", "--out", "m"], "There is no nodir, here or below"),
