@@ -12,6 +12,7 @@ import json
 import sys
 import tempfile
 import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,40 +27,70 @@ BEGIN, END = "<!-- equal budget: begin -->", "<!-- equal budget: end -->"
 CONFIG = "configs/cifar10/equal_budget.yaml"
 ADAM: dict[str, Any] = {"optimizer": "adamw", "lr": 2e-3, "weight_decay": 1e-4}
 SGD: dict[str, Any] = {"optimizer": "sgd", "lr": 0.1, "weight_decay": 1e-4, "options": "{momentum: 0.9}"}
+MAE_ADAM: dict[str, Any] = {"optimizer": "adamw", "lr": 1e-3, "weight_decay": 0.05, "options": "{betas: [0.9, 0.95]}"}
 HEADS = {"hidden_dim": 256, "out_dim": 128}
+PREDICTOR = {"predictor_hidden_dim": 256}
 QUEUE = {"queue_size": 2048}
-
-RUNS: dict[str, tuple[str, dict[str, Any], dict[str, Any]]] = {  # row -> method, its arguments, its optimiser
-    "SimCLR": ("SimCLR", HEADS | {"temperature": 0.2}, ADAM),
-    "MoCo-v1": ("MoCo", QUEUE | {"mlp_head": "false", "temperature": 0.1, "teacher_momentum": 0.99}, ADAM),
-    "MoCo-v2": ("MoCo", HEADS | QUEUE | {"temperature": 0.2, "teacher_momentum": 0.99}, ADAM),
-    "MoCo-v3": ("MoCoV3", HEADS | {"temperature": 0.2, "teacher_momentum": 0.99}, ADAM),
-    "BYOL": ("BYOL", HEADS | {"teacher_momentum": 0.9}, ADAM),  # 390 steps: the target has to come along
-    "SimSiam": ("SimSiam", {"hidden_dim": 256, "out_dim": 256, "predictor_hidden_dim": 64}, ADAM),
-    "NNCLR": ("NNCLR", HEADS | QUEUE | {"predictor_hidden_dim": 256, "temperature": 0.2}, ADAM),
-    "AdCo": ("AdCo", HEADS | {"num_negatives": 2048, "teacher_momentum": 0.99}, SGD),
-    "Fast-MoCo": (
-        "FastMoCo",
-        {"hidden_dim": 256, "out_dim": 128, "predictor_hidden_dim": 256, "temperature": 0.2},
-        ADAM,
-    ),
-    "ReLIC": ("ReLIC", HEADS | {"temperature": 0.2, "teacher_momentum": 0.99}, ADAM),
-    "ReLICv2": ("ReLICv2", HEADS | {"temperature": 0.2, "teacher_momentum": 0.99}, ADAM),
-    "DetCo": ("DetCo", {"out_dim": 128, "teacher_momentum": 0.99} | QUEUE, ADAM),
+TEACHER = {"teacher_momentum": 0.99}
+SHARP = {"temperature": 0.2}
+DINO_HEAD = {"hidden_dim": 256, "bottleneck_dim": 64, "num_prototypes": 1024, "head_batch_norm": "true"}
+SMALL_VIT = "{img_size: 32, patch_size: 4, embed_dim: 128, depth: 4, num_heads: 4, global_pool: avg, fc_norm: false}"
+MAE_NETWORKS = {
+    "backbone": f"{{name: timm/vit_tiny_patch16_224, options: {SMALL_VIT}}}",
+    **{"decoder_dim": 64, "decoder_depth": 2, "decoder_heads": 4},
 }
 
 
-def flags(method: str, arguments: dict[str, Any], optim: dict[str, Any]) -> list[str]:
-    """The command line of one run, without the data's place."""
-    pairs = {f"--model.{name}": value for name, value in arguments.items()}
-    pairs |= {f"--model.optim.{name}": value for name, value in optim.items()}
-    return ["--model", method, *(part for name, value in pairs.items() for part in (name, str(value)))]
+@dataclass(frozen=True)
+class Row:
+    """One run: a method, its arguments, its optimiser, and flags of its own."""
+
+    method: str
+    arguments: dict[str, Any] = field(default_factory=dict)
+    optim: dict[str, Any] = field(default_factory=lambda: ADAM)
+    others: dict[str, Any] = field(default_factory=dict)
+
+    def flags(self) -> list[str]:
+        """The command line, without the data's place."""
+        pairs = {f"--model.{name}": value for name, value in self.arguments.items()}
+        pairs |= {f"--model.optim.{name}": value for name, value in self.optim.items()}
+        pairs |= {f"--{name}": value for name, value in self.others.items()}
+        return ["--model", self.method, *(part for name, value in pairs.items() for part in (name, str(value)))]
+
+
+RUNS: dict[str, Row] = {
+    "SimCLR": Row("SimCLR", HEADS | SHARP),
+    "MoCo-v1": Row("MoCo", QUEUE | TEACHER | {"mlp_head": "false", "temperature": 0.1}),
+    "MoCo-v2": Row("MoCo", HEADS | QUEUE | SHARP | TEACHER),
+    "MoCo-v3": Row("MoCoV3", HEADS | SHARP | TEACHER),
+    "BYOL": Row("BYOL", HEADS | {"teacher_momentum": 0.9}),  # 390 steps: the target has to come along
+    "SimSiam": Row("SimSiam", {"hidden_dim": 256, "out_dim": 256, "predictor_hidden_dim": 64}),
+    "NNCLR": Row("NNCLR", HEADS | PREDICTOR | QUEUE | SHARP),
+    "AdCo": Row("AdCo", HEADS | TEACHER | {"num_negatives": 2048}, SGD),
+    "Fast-MoCo": Row("FastMoCo", HEADS | PREDICTOR | SHARP),
+    "ReLIC": Row("ReLIC", HEADS | SHARP | TEACHER),
+    "ReLICv2": Row("ReLICv2", HEADS | SHARP | TEACHER),
+    "DetCo": Row("DetCo", QUEUE | TEACHER | {"out_dim": 128}),
+    "SwAV": Row("SwAV", HEADS | {"num_prototypes": 64, "epsilon": 0.03}, ADAM | {"lr": 5e-4}),  # with 0.05 it collapses
+    "DINO": Row("DINO", DINO_HEAD | TEACHER, ADAM | {"clip_each": 3.0}),
+    "Barlow-Twins": Row(
+        "BarlowTwins", {"hidden_dim": 256, "out_dim": 256, "bias_lr_scale": 1, "off_diagonal_weight": 0.01}
+    ),
+    "VICReg": Row("VICReg", {"hidden_dim": 256, "out_dim": 256}),
+    "DCL": Row("DCL", HEADS | SHARP),
+    "SupCon": Row("SupCon", HEADS),
+    "AlignUniform": Row("AlignUniform", HEADS),
+    "AlignUniform-MoCo": Row("AlignUniformMoCo", HEADS | QUEUE | TEACHER),
+    "JigClu": Row("JigClu", HEADS),
+    "Rotation": Row("RotationPrediction"),
+    "MAE": Row("MAE", MAE_NETWORKS, MAE_ADAM, {"data.batch_size": 64}),  # an image gives a fourth of a view's tokens
+}
 
 
 def train(row: str, data: list[str]) -> dict[str, Any]:
     """Runs one method to its end and returns what it came to."""
     with tempfile.TemporaryDirectory() as folder:
-        chosen = flags(*RUNS[row])
+        chosen = RUNS[row].flags()
         # The method first: another class keeps only the settings that it knows by the same names.
         command = [sys.executable, "cli.py", "fit", "--config", CONFIG, *chosen, *data]
         revision, started = commit(), time.perf_counter()  # of the code that runs, whatever is edited meanwhile
