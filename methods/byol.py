@@ -8,6 +8,7 @@ probe, with an optimiser of its own; running averages of BatchNorm are torch's.
 
 from typing import Any
 
+import torch.nn.functional as F
 from torch import Tensor
 
 from datamodules.errors import UserError
@@ -15,6 +16,7 @@ from datamodules.views import Views
 from methods.base import StepOutput
 from methods.contrastive import ContrastiveModule
 from methods.losses import negative_cosine
+from methods.losses.align_uniform import uniformity
 from methods.modules import EMAPair, Teacher, mlp
 
 
@@ -25,7 +27,12 @@ class BYOL(ContrastiveModule):
     num_global_views = 2
 
     def __init__(
-        self, hidden_dim: int = 4096, out_dim: int = 256, teacher_momentum: float = 0.996, **base: Any
+        self,
+        hidden_dim: int = 4096,
+        out_dim: int = 256,
+        teacher_momentum: float = 0.996,
+        uniformity_weight: float = 0.0,
+        **base: Any,
     ) -> None:
         """
         Args:
@@ -33,15 +40,21 @@ class BYOL(ContrastiveModule):
             out_dim: size of projection and prediction.
             teacher_momentum: coefficient tau of the target's moving average at the start (paper: 0.996 for 1000 epochs,
                 0.99 for 100 and 300); it ends at 1.
+            uniformity_weight: weight of a further term, not the paper's, that spreads the projections of each view over
+                the sphere (Wang, Isola, arXiv:2005.10242); 0 for BYOL as published.
             base: arguments of `ContrastiveModule` and `SSLModule`.
         """
-        if min(hidden_dim, out_dim) < 1:
-            raise UserError(f"BYOL: hidden_dim={hidden_dim} and out_dim={out_dim} must be at least 1.")
+        if min(hidden_dim, out_dim) < 1 or uniformity_weight < 0:
+            raise UserError(
+                f"BYOL: hidden_dim={hidden_dim} and out_dim={out_dim} must be at least 1, "
+                f"uniformity_weight={uniformity_weight} at least 0."
+            )
         super().__init__(**base)
         self.projector = mlp(self.feature_dim, hidden_dim, out_dim, bias=True, last_bias=False)
         self.predictor = mlp(out_dim, hidden_dim, out_dim, bias=True, last_bias=False)
         self.teacher = Teacher(self.backbone, self.projector)
         self.teacher_momentum = teacher_momentum
+        self.uniformity_weight = uniformity_weight
 
     def ema_pairs(self) -> list[EMAPair]:
         """The target network follows backbone and projector; the predictor has no copy."""
@@ -54,10 +67,15 @@ class BYOL(ContrastiveModule):
         z1, z2 = self.projector(h1), self.projector(h2)  # [B, d]
         p1, p2 = self.predictor(z1), self.predictor(z2)
         t1, t2 = self.teach(self.teacher, x1), self.teach(self.teacher, x2)
-        return {"h1": h1, "h2": h2, "z1": z1, "p1": p1, "p2": p2, "t1": t1, "t2": t2}
+        return {"h1": h1, "h2": h2, "z1": z1, "z2": z2, "p1": p1, "p2": p2, "t1": t1, "t2": t2}
 
     def contrast(self, embeddings: dict[str, Tensor]) -> StepOutput:
-        """Squared distances of unit vectors, 2 - 2 cos, the sum of both directions: from 0 to 8."""
+        """Squared distances of unit vectors, 2 - 2 cos, the sum of both directions: from 0 to 8; and uniformity."""
         e = embeddings
         loss = 4 + 2 * negative_cosine(e["p1"], e["t2"]) + 2 * negative_cosine(e["p2"], e["t1"])
-        return StepOutput(loss, features=e["h1"], positives=e["h2"], projections=e["z1"])
+        logs = {}
+        if self.uniformity_weight:
+            uniform = (uniformity(F.normalize(e["z1"], dim=1)) + uniformity(F.normalize(e["z2"], dim=1))) / 2
+            loss = loss + self.uniformity_weight * uniform
+            logs["uniformity"] = uniform.detach()
+        return StepOutput(loss, features=e["h1"], positives=e["h2"], projections=e["z1"], logs=logs)

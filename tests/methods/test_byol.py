@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from callbacks import representation
+from datamodules.errors import UserError
 from datamodules.views import Views
 from methods.base import StepOutput
 from methods.byol import BYOL
@@ -15,7 +17,7 @@ from methods.losses import negative_cosine
 from methods.modules import EMAPair, frozen_copy
 from methods.optim import OptimConfig
 from tests.support.golden import load
-from tests.support.methods import small
+from tests.support.methods import small, views
 from tests.support.ranks import on_ranks
 from tests.support.trajectory import TINY, replay
 
@@ -161,6 +163,20 @@ def test_five_steps_on_two_ranks_with_the_statistics_of_both(golden):
     for answer in answers:
         np.testing.assert_allclose(answer["encoder"], g["w2_traj_encoder_w_after"], rtol=1e-7, atol=1e-9)
         np.testing.assert_allclose(answer["target"], g["w2_traj_target_encoder_w_after"], rtol=1e-7, atol=1e-9)
+
+
+def test_uniformity_is_a_further_term_of_the_projections():
+    batch = views(BYOL)
+    plain, spread = small(BYOL), small(BYOL, uniformity_weight=0.5)
+    e = spread.embed(batch)
+    expected = sum(float(representation.uniformity(e[view].detach())) for view in ("z1", "z2")) / 2
+    output = spread.contrast(e)
+    assert float(output.logs["uniformity"]) == pytest.approx(expected, rel=1e-5)
+    assert float(output.loss.detach()) == pytest.approx(
+        float(plain.step(batch).loss.detach()) + 0.5 * expected, rel=1e-5
+    )
+    with pytest.raises(UserError, match="uniformity_weight=-1"):
+        small(BYOL, uniformity_weight=-1.0)
 
 
 def test_no_array_of_the_golden_file_is_forgotten(golden):
