@@ -12,7 +12,6 @@ shows the medians over the rounds, and the smallest and largest ratio.
 import argparse
 import statistics
 import sys
-import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -27,6 +26,7 @@ from methods.mae import MAE
 from methods.modules.masked_vit import encode_visible
 from methods.modules.masking import patchify, random_mask
 from scripts.benchmark.report import write_report
+from scripts.benchmark.turns import seconds
 
 
 @dataclass
@@ -55,22 +55,21 @@ def whole(module: MAE, images: Tensor, mask_ratio: float) -> Tensor:
     return masked_pixel_error(prediction, patchify(images, module.patch_size), counted, module.norm_pix)
 
 
-def seconds(step: Callable[[], Tensor], steps: int, device: str) -> float:
-    """Seconds of forward and backward."""
-    clock = time.perf_counter if device == "cuda" else time.process_time
-    start = clock()
-    for _ in range(steps):
+def training(module: MAE, images: Tensor, part: Callable[..., Tensor], mask_ratio: float) -> Callable[[], None]:
+    """Forward and backward of a part, in bf16 on CUDA."""
+    device = images.device.type
+
+    def step() -> None:
         with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-            scalar = step()
+            scalar = part(module, images, mask_ratio)
         scalar.backward()
-    if device == "cuda":
-        torch.cuda.synchronize()
-    return (clock() - start) / steps
+
+    return step
 
 
 def compare(module: MAE, images: Tensor, part: Callable[..., Tensor], rounds: int, steps: int) -> Result:
     """Lets both take turns, after one turn each to warm up."""
-    ways = [lambda ratio=ratio: part(module, images, ratio) for ratio in (module.mask_ratio, 0.0)]
+    ways = [training(module, images, part, ratio) for ratio in (module.mask_ratio, 0.0)]
     turns = [[seconds(way, steps, images.device.type) for way in ways] for _ in range(rounds + 1)]
     masked, visible = zip(*turns[1:], strict=True)
     ratios = [a / b for a, b in zip(masked, visible, strict=True)]
