@@ -51,11 +51,9 @@ class LARS(Optimizer):
                 f"LARS needs lr >= 0, 0 <= momentum < 1, weight_decay >= 0 and trust_coefficient > 0; "
                 f"got {lr}, {momentum}, {weight_decay} and {trust_coefficient}."
             )
-        self.trust_coefficient = trust_coefficient
-        self.lr_in_buffer = lr_in_buffer
-        self.trust_denominator = trust_denominator
-        self.clip = clip
-        super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "adapt": True})
+        defaults = {"lr": lr, "momentum": momentum, "weight_decay": weight_decay, "adapt": True}
+        defaults |= {"trust_coefficient": trust_coefficient, "lr_in_buffer": lr_in_buffer}
+        super().__init__(params, defaults | {"trust_denominator": trust_denominator, "clip": clip})
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # pyright: ignore[reportIncompatibleMethodOverride]
@@ -71,36 +69,37 @@ class LARS(Optimizer):
         return loss
 
     def _step_group(self, params: list[Tensor], group: dict[str, Any]) -> None:
-        lr, decay = group["lr"], group["weight_decay"]
-        updates = self._updates(params, lr, decay, group["adapt"])
-        if self.lr_in_buffer:
-            torch._foreach_mul_(updates, lr)
+        updates = _updates(params, group)
+        if group["lr_in_buffer"]:
+            torch._foreach_mul_(updates, group["lr"])
         for p in params:
             if "momentum_buffer" not in self.state[p]:
                 self.state[p]["momentum_buffer"] = torch.zeros_like(p)
         buffers = [self.state[p]["momentum_buffer"] for p in params]
         torch._foreach_mul_(buffers, group["momentum"])
         torch._foreach_add_(buffers, updates)
-        torch._foreach_add_(params, buffers, alpha=-1.0 if self.lr_in_buffer else -lr)
+        torch._foreach_add_(params, buffers, alpha=-1.0 if group["lr_in_buffer"] else -group["lr"])
 
-    def _updates(self, params: list[Tensor], lr: float, decay: float, adapt: bool) -> list[Tensor]:
-        """The step r * (g + wd * p) of each parameter, in new memory."""
-        grads = [p.grad for p in params if p.grad is not None]
-        if not adapt:
-            return list(torch._foreach_add(grads, params, alpha=decay))
-        weight_norm = torch.stack(torch._foreach_norm(params))  # [P], one entry a tensor
-        if self.trust_denominator == "sum":
-            grad_norm = torch.stack(torch._foreach_norm(grads))
-            usable = (weight_norm > 0) & (grad_norm > 0)
-            ratio = self.trust_coefficient * weight_norm / (grad_norm + decay * weight_norm + 1e-8)
-            decays = (decay * usable).unbind()  # no decay where the ratio is undefined
-            updates = list(torch._foreach_add(grads, torch._foreach_mul(params, decays)))
-        else:
-            updates = list(torch._foreach_add(grads, params, alpha=decay))
-            grad_norm = torch.stack(torch._foreach_norm(updates))
-            usable = (weight_norm > 0) & (grad_norm > 0)
-            ratio = self.trust_coefficient * weight_norm / grad_norm
-        if self.clip:
-            ratio = (ratio / lr).clamp(max=1.0) if lr else torch.ones_like(ratio)
-        torch._foreach_mul_(updates, torch.where(usable, ratio, 1.0).to(params[0].dtype).unbind())
-        return updates
+
+def _updates(params: list[Tensor], group: dict[str, Any]) -> list[Tensor]:
+    """The step r * (g + wd * p) of each parameter, in new memory."""
+    lr, decay = group["lr"], group["weight_decay"]
+    grads = [p.grad for p in params if p.grad is not None]
+    if not group["adapt"]:
+        return list(torch._foreach_add(grads, params, alpha=decay))
+    weight_norm = torch.stack(torch._foreach_norm(params))  # [P], one entry a tensor
+    if group["trust_denominator"] == "sum":
+        grad_norm = torch.stack(torch._foreach_norm(grads))
+        usable = (weight_norm > 0) & (grad_norm > 0)
+        ratio = group["trust_coefficient"] * weight_norm / (grad_norm + decay * weight_norm + 1e-8)
+        decays = (decay * usable).unbind()  # no decay where the ratio is undefined
+        updates = list(torch._foreach_add(grads, torch._foreach_mul(params, decays)))
+    else:
+        updates = list(torch._foreach_add(grads, params, alpha=decay))
+        grad_norm = torch.stack(torch._foreach_norm(updates))
+        usable = (weight_norm > 0) & (grad_norm > 0)
+        ratio = group["trust_coefficient"] * weight_norm / grad_norm
+    if group["clip"]:
+        ratio = (ratio / lr).clamp(max=1.0) if lr else torch.ones_like(ratio)
+    torch._foreach_mul_(updates, torch.where(usable, ratio, 1.0).to(params[0].dtype).unbind())
+    return updates

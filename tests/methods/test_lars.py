@@ -1,5 +1,7 @@
 """LARS against the four codes that define it."""
 
+import copy
+
 import pytest
 import torch
 
@@ -86,3 +88,13 @@ def test_clipping_moves_by_the_smaller_of_ratio_and_rate(lr):
     expected = p.detach() - min(ratio, lr) * p.grad
     LARS([p], lr=lr, momentum=0.0, trust_coefficient=0.02, clip=True).step()
     torch.testing.assert_close(p.detach(), expected, rtol=1e-12, atol=1e-15)
+
+
+def test_a_copy_steps_like_the_original():
+    weight = torch.nn.Parameter(torch.randn(4, 3))
+    optimizer = LARS([weight], lr=0.1, trust_denominator="sum", clip=True)
+    twin, copied = copy.deepcopy((weight, optimizer))
+    for parameter, its_optimizer in ((weight, optimizer), (twin, copied)):
+        parameter.grad = torch.ones(4, 3)
+        its_optimizer.step()
+    torch.testing.assert_close(twin, weight, rtol=0, atol=0)
