@@ -3,7 +3,8 @@
 Wang, Isola, "Understanding Contrastive Representation Learning through Alignment and Uniformity on the Hypersphere",
 ICML 2020, arXiv:2005.10242, section 5. Follows SsnL/align_uniform (e256d47). Deviations: the head is SimCLR's, since
 the authors' small AlexNet ends in layers of its own; uniformity is that of the global batch (that code's loss runs on
-one device).
+one device); crops begin at 20 % of the area, as in `moco_v1`, there at 8 % (as in configs/cifar10); weights start as
+torch's layers do, there with a deviation of 0.02.
 """
 
 from typing import Any

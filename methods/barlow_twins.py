@@ -39,7 +39,8 @@ class BarlowTwins(ContrastiveModule):
             hidden_dim: width of the projector's two hidden layers.
             out_dim: size of the projection.
             bias_lr_scale: learning rate of biases and norms, relative to that of the weights (authors: 0.0048 to 0.2,
-                with a gradient divided by the number of ranks); of no effect with `optim.decay_biases`.
+                with a gradient divided by the number of ranks); for LARS, and of no effect with
+                `optim.decay_biases`.
             base: arguments of `ContrastiveModule` and `SSLModule`.
         """
         if min(off_diagonal_weight, bias_lr_scale) < 0 or min(hidden_dim, out_dim) < 1:
@@ -55,6 +56,8 @@ class BarlowTwins(ContrastiveModule):
     def param_groups(self) -> list[dict[str, Any]]:
         """Biases and norms, which LARS does not adapt, at a rate of their own."""
         groups = self.optim.groups(self)
+        if self.optim.optimizer.lower() != "lars":
+            return groups
         return [group if group.get("adapt", True) else group | {"lr_scale": self.bias_lr_scale} for group in groups]
 
     def embed(self, views: Views) -> dict[str, Tensor]:

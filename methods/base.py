@@ -87,6 +87,10 @@ class SSLModule(LightningModule, abc.ABC):
         """Torch parameter groups, with keys of our own: see `OptimConfig.build`."""
         return self.optim.groups(self)
 
+    def networks(self) -> list[nn.Module]:
+        """What the switch `compile` compiles, each as a whole."""
+        return list(self.children())
+
     def resting_parameters(self) -> list[nn.Parameter]:
         """Parameters that sit the coming optimiser step out: no gradient, no decay, no momentum (SwAV's prototypes)."""
         return []
@@ -174,7 +178,7 @@ class SSLModule(LightningModule, abc.ABC):
         if self.channels_last:
             self.to(memory_format=torch.channels_last)  # pyright: ignore[reportCallIssue]
         if self.compile_networks:
-            for network in self.children():
+            for network in self.networks():
                 network.compile()
         # DDP would copy rank 0's queues over the others' before every forward pass; they are equal by construction.
         self._ddp_params_and_buffers_to_ignore = [

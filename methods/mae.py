@@ -2,12 +2,13 @@
 
 He et al., "Masked Autoencoders Are Scalable Vision Learners", CVPR 2022, arXiv:2111.06377. Follows facebookresearch/mae
 (efb2a80). Deviations: masks follow from seed, epoch and image, not from a generator, so that they do not depend on the
-number of ranks.
+number of ranks; a loss that is not finite does not end the run.
 """
 
 from typing import Any
 
 import torch
+from torch import nn
 
 from callbacks.reconstruction import Reconstruction
 from datamodules.errors import UserError
@@ -60,8 +61,10 @@ class MAE(SSLModule):
         num_pixels = self.patch_size[0] * self.patch_size[1] * vit.in_chans
         sizes = (self.feature_dim, decoder_dim, decoder_depth, decoder_heads, self.grid_size, num_pixels)
         self.decoder = MAEDecoder(*sizes, vit.num_prefix_tokens)
-        if self.compile_networks:
-            vit.blocks.compile()  # training calls them without the ViT around them
+
+    def networks(self) -> list[nn.Module]:
+        """Also the encoder's blocks, which training calls without the ViT around them."""
+        return [*super().networks(), self.backbone.blocks]  # pyright: ignore[reportReturnType]
 
     def step(self, views: Views) -> StepOutput:
         """Encoder, decoder, loss."""

@@ -2,8 +2,8 @@
 
 Khosla et al., "Supervised Contrastive Learning", NeurIPS 2020, arXiv:2004.11362, eq. (2). Follows
 HobbitLong/SupContrast (66a8fe5). Deviations: labels and candidates come from all ranks (that code's loss runs on one
-device); the cosine starts after the warm-up, and warms up to its peak; an image without a label (-1) is in a class of
-its own, so that unlabelled data gives SimCLR.
+device); the cosine moves every step (there once an epoch), starts after the warm-up, and warms up to its peak; an image
+without a label (-1) is in a class of its own, so that unlabelled data gives SimCLR.
 """
 
 from typing import Any, Literal
@@ -51,6 +51,8 @@ class SupCon(ContrastiveModule):
                 f"SupCon: temperature={temperature} and base_temperature={base_temperature} must be above 0, "
                 f"hidden_dim={hidden_dim} and out_dim={out_dim} at least 1."
             )
+        if contrast_mode not in ("all", "one"):
+            raise UserError(f"SupCon: contrast_mode={contrast_mode!r} is neither all nor one.")
         super().__init__(**base)
         self.temperature, self.base_temperature = temperature, base_temperature
         self.contrast_mode: Literal["all", "one"] = contrast_mode
@@ -72,6 +74,11 @@ class SupCon(ContrastiveModule):
 
     def same_class(self, label: Tensor) -> Tensor:
         """[B, N] bool: image i of this rank and image j of the global batch share a label, or are the same image."""
+        if label.ndim != 1:
+            raise UserError(
+                f"SupCon needs one class for each image, and this data's labels have the shape {list(label.shape)}: "
+                "train on data with single labels, or with --model SimCLR."
+            )
         everybody = gather(label)  # [N]
         own = torch.arange(len(label), device=label.device) + rank() * len(label)
         labelled = label[:, None] >= 0

@@ -4,7 +4,8 @@ Caron et al., "Unsupervised Learning of Visual Features by Contrasting Cluster A
 arXiv:2006.09882, section 3 and the listing of appendix A.1. Follows facebookresearch/swav (06b1b7c). Deviations:
 prototypes are frozen for whole epochs instead of a number of steps; the queue has any size, enters the checkpoint, and
 is the same on all ranks, which share its rows in the assignment (there each rank keeps its own part; the assignment is
-the same); scores and assignment are always in fp32.
+the same); scores and assignment are always in fp32; the warm-up reaches its peak one step later; red is divided
+by 0.229, there by 0.228.
 """
 
 from typing import Any

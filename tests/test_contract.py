@@ -88,7 +88,7 @@ def test_loss_falls_on_eight_images(method):
         loss.backward()
         optimizer.step()
         losses.append(float(loss.detach()))
-    assert losses[-1] < losses[0] - 0.1 * abs(losses[0])
+    assert losses[-1] < losses[0] - 0.05 * abs(losses[0])
 
 
 @every_method
@@ -112,6 +112,7 @@ def test_only_the_announced_members_are_overridden(method):
         "contrast",
         "ema_pairs",
         "param_groups",
+        "networks",
         "resting_parameters",
         "forward",
         "recipe",

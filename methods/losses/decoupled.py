@@ -7,6 +7,7 @@ pull of its negatives, which makes small batches work.
 import torch
 from torch import Tensor
 
+from datamodules.errors import UserError
 from methods.distributed import gather, rank
 from methods.losses.precision import full_precision
 
@@ -24,10 +25,15 @@ def decoupled_nt_xent(z1: Tensor, z2: Tensor, temperature: float, sigma: float |
     Returns:
         Scalar mean over the local 2B anchors, in nats, not bounded below. log(2N - 2) when all of N images are alike,
         N >= 2.
+
+    Raises:
+        UserError: the global batch is a single image, which has no negatives.
     """
     B = len(z1)
     candidates = torch.cat([gather(z1), gather(z2)])  # [2N, d], N = B * world size
     N = len(candidates) // 2
+    if N < 2:
+        raise UserError("DCL contrasts images, and the batch has one: set data.batch_size to at least 2.")
     logits = torch.cat([z1, z2]) @ candidates.T / temperature  # [2B, 2N]
     first = torch.arange(B, device=z1.device) + rank() * B  # where this rank's images stand among the first views
     own = torch.stack([first, first + N], dim=1).repeat(2, 1)  # [2B, 2], both views of the anchor's image

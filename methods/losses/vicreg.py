@@ -7,6 +7,7 @@ arXiv:2105.04906, section 4.1. The agreement, eq. (5), is the mean squared diffe
 import torch
 from torch import Tensor
 
+from datamodules.errors import UserError
 from methods.distributed import world_size
 from methods.losses.moments import mean_and_variance, mean_product
 from methods.losses.precision import full_precision
@@ -23,8 +24,13 @@ def variance_and_covariance(z: Tensor, eps: float = 1e-4) -> Tensor:
     Returns:
         [2]: the mean over coordinates of max(0, 1 - std), eq. (1), and the sum of the squared covariances of different
         coordinates over d, eq. (4). Unbiased estimates over the global batch, equal on all ranks.
+
+    Raises:
+        UserError: the global batch is a single image, which does not vary.
     """
     N, d = len(z) * world_size(), z.shape[1]
+    if N < 2:
+        raise UserError("VICReg's variance is over images, and the batch has one: set data.batch_size to at least 2.")
     unbiased = N / (N - 1)
     mean, variance = mean_and_variance(z)
     shortfall = (1 - (variance * unbiased + eps).sqrt()).relu().mean()

@@ -22,9 +22,11 @@ def prepare_masked_vit(network: nn.Module, pretrained: bool) -> None:
     Raises:
         UserError: the network is something else, or its pooling has weights, which no masked image would train.
     """
-    from timm.models import VisionTransformer  # a second of import time that other methods need not pay
+    from timm.layers import PatchEmbed  # a second of import time that other methods need not pay
+    from timm.models import VisionTransformer
 
-    if not (isinstance(network, VisionTransformer) and network.pos_embed is not None):
+    plain = isinstance(network, VisionTransformer) and type(network.patch_embed) is PatchEmbed
+    if not (plain and network.pos_embed is not None):
         raise UserError(
             f"MAE hides patches from a plain ViT of timm's that has a position embedding, and {type(network).__name__} "
             "is none: choose another --model.backbone.name, such as timm/vit_base_patch16_224."

@@ -3,7 +3,7 @@
 | choice | BatchNorm's statistics in training | who trains so |
 |---|---|---|
 | local | this rank's batch | SupCon, MoCo's queries |
-| sync | all ranks' batch | SimCLR, BYOL, SimSiam, Barlow Twins, SwAV, MoCo v3 |
+| sync | all ranks' batch | most methods: docs/methods.md |
 | shuffle | this rank's, of rows from all ranks where a method calls `shuffled` | MoCo's keys |
 | split:N | N groups of this rank's batch, as N devices, and shuffled like them | MoCo on one device |
 | none | none: GroupNorm and weight-standardised convolutions | BYOL without batch statistics |

@@ -4,6 +4,8 @@ Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", ICCV
 code; also iBOT's and EsViT's. This file imports timm, which takes a second: import it where there is a ViT.
 """
 
+import functools
+
 import torch
 import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
@@ -25,14 +27,23 @@ def interpolate_positions(positions: Tensor, grid: tuple[int, int], new_grid: tu
     """
     if new_grid == grid:
         return positions
-    table = positions[:, 1:].unflatten(1, grid).permute(0, 3, 1, 2)  # [1, D, h, w]
+    weights = _bicubic(grid, new_grid, positions.dtype, positions.device)
+    return torch.cat([positions[:, :1], weights @ positions[:, 1:]], dim=1)
+
+
+@functools.cache
+def _bicubic(grid: tuple[int, int], new_grid: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
+    """[new h * new w, h * w], the interpolation as a matrix: its own backward is not deterministic on CUDA."""
+    one_each = torch.eye(grid[0] * grid[1], dtype=dtype, device=device).unflatten(1, (1, *grid))
     scale = tuple((new + _NUDGE) / old for new, old in zip(new_grid, grid, strict=True))
-    table = F.interpolate(table, scale_factor=scale, mode="bicubic")  # pyright: ignore[reportArgumentType]
-    assert table.shape[-2:] == new_grid, f"positions for {new_grid} patches came out as {tuple(table.shape[-2:])}"
-    return torch.cat([positions[:, :1], table.flatten(2).mT], dim=1)
+    shares = F.interpolate(one_each, scale_factor=scale, mode="bicubic")  # pyright: ignore[reportArgumentType]
+    assert shares.shape[-2:] == new_grid, f"positions for {new_grid} patches came out as {tuple(shares.shape[-2:])}"
+    return shares.flatten(1).T
 
 
-class _DINOPositions(VisionTransformer):
+class DINOVisionTransformer(VisionTransformer):
+    """A ViT that takes crops of several sizes as DINO's code does."""
+
     def _pos_embed(self, x: Tensor) -> Tensor:
         assert self.pos_embed is not None and self.cls_token is not None, "interpolate_as_dino takes no such network"
         B, h, w, _ = x.shape
@@ -59,5 +70,5 @@ def interpolate_as_dino(network: nn.Module) -> nn.Module:
         and network.cls_token is not None
         and not network.no_embed_class
     ):
-        network.__class__ = _DINOPositions
+        network.__class__ = DINOVisionTransformer
     return network

@@ -220,10 +220,6 @@ def test_a_decoder_that_does_not_fit_is_refused():
         tiny(decoder_dim=6)
 
 
-def test_compilation_reaches_the_blocks_that_training_calls(monkeypatch):
-    compiled = []
-    monkeypatch.setattr(torch.nn.Module, "compile", lambda network: compiled.append(network))
-    tiny()
-    assert not compiled
-    module = tiny(compile=True)
-    assert compiled == [module.backbone.blocks]
+def test_compilation_reaches_the_blocks_that_training_calls():
+    module = tiny()
+    assert module.networks() == [module.backbone, module.decoder, module.backbone.blocks]

@@ -98,3 +98,10 @@ def test_the_authors_schedule_runs_almost_like_ours(golden):
 def test_says_what_is_wrong():
     with pytest.raises(UserError, match="base_temperature=0"):
         method(base_temperature=0.0)
+
+
+def test_several_labels_an_image_are_refused():
+    with pytest.raises(UserError, match=r"shape \[4, 10\]"):
+        small(SupCon).same_class(torch.zeros(4, 10))
+    with pytest.raises(UserError, match="neither all nor one"):
+        small(SupCon, contrast_mode="both")

@@ -29,13 +29,18 @@ VIT = BackboneConfig(
     "timm/vit_tiny_patch16_224",
     options={"img_size": IMAGE_SIZE, "patch_size": 4, "embed_dim": 16, "depth": 2, "num_heads": 4},
 )
-BACKBONES = {"MAE": VIT}  # methods that need another than a convolutional net
+CROPPED_VIT = replace(VIT, options=VIT.options | {"dynamic_img_size": True, "global_pool": "avg"})
+BACKBONES = {"MAE": VIT, "DINOOnViT": CROPPED_VIT}  # methods that need another than a convolutional net
+
+
+class DINOOnViT(methods.DINO):
+    """DINO on the network that it was made for, whose positions follow the crops' sizes."""
 
 
 def all_methods() -> list[type[SSLModule]]:
-    """The concrete methods that `methods` exports, and one of the tests' own with a teacher and a queue."""
+    """The concrete methods that `methods` exports, DINO on a ViT too, and a toy with a teacher and a queue."""
     exported = [v for v in vars(methods).values() if isinstance(v, type) and issubclass(v, SSLModule)]
-    return [*(m for m in exported if not inspect.isabstract(m)), ToyMoCo]
+    return [*(m for m in exported if not inspect.isabstract(m)), DINOOnViT, ToyMoCo]
 
 
 def contrastive_methods() -> list[type[ContrastiveModule]]:

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from lightly.loss import DCLLoss, DCLWLoss
 from torch import Tensor
 
+from datamodules.errors import UserError
 from methods.losses import nt_xent
 from methods.losses.decoupled import decoupled_nt_xent, positive_weight
 from tests.support.ranks import on_ranks
@@ -104,3 +105,8 @@ def test_two_ranks_equal_one_process():
         np.testing.assert_allclose(np.mean([a[str(sigma)][0] for a in answers]), loss, rtol=1e-12)
         both = np.concatenate([a[str(sigma)][1] for a in answers], axis=1) / 2
         np.testing.assert_allclose(both, grad, rtol=1e-9, atol=1e-12)
+
+
+def test_a_single_image_has_no_negatives():
+    with pytest.raises(UserError, match="the batch has one"):
+        decoupled_nt_xent(torch.ones(1, 2), torch.ones(1, 2), 0.1)

@@ -1,7 +1,9 @@
 """Variance and covariance against double loops, and what must leave them unchanged."""
 
+import pytest
 import torch
 
+from datamodules.errors import UserError
 from methods.losses.vicreg import variance_and_covariance
 
 
@@ -37,3 +39,8 @@ def test_varied_and_uncorrelated_coordinates_cost_nothing():
     z = whitened * 31**0.5
     torch.testing.assert_close(variance_and_covariance(z), torch.zeros(2, dtype=torch.float64), rtol=0, atol=1e-12)
     torch.testing.assert_close(variance_and_covariance(z + 5), variance_and_covariance(z), rtol=0, atol=1e-12)
+
+
+def test_a_single_image_does_not_vary():
+    with pytest.raises(UserError, match="the batch has one"):
+        variance_and_covariance(torch.ones(1, 2))

@@ -114,6 +114,7 @@ def test_weights_behind_the_tokens_are_refused(options):
 
 
 def test_other_networks_are_refused():
-    for network in (build_backbone(BackboneConfig("convnet")), vit(pos_embed="none")):
+    hybrid = build_backbone(BackboneConfig("timm/vit_tiny_r_s16_p8_224"))
+    for network in (build_backbone(BackboneConfig("convnet")), vit(pos_embed="none"), hybrid):
         with pytest.raises(UserError, match="vit_base_patch16_224"):
             prepare_masked_vit(network, pretrained=False)
