@@ -4,8 +4,6 @@ Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", ICCV
 code; also iBOT's and EsViT's. This file imports timm, which takes a second: import it where there is a ViT.
 """
 
-import functools
-
 import torch
 import torch.nn.functional as F
 from timm.models.vision_transformer import VisionTransformer
@@ -31,7 +29,6 @@ def interpolate_positions(positions: Tensor, grid: tuple[int, int], new_grid: tu
     return torch.cat([positions[:, :1], weights @ positions[:, 1:]], dim=1)
 
 
-@functools.cache
 def _bicubic(grid: tuple[int, int], new_grid: tuple[int, int], dtype: torch.dtype, device: torch.device) -> Tensor:
     """[new h * new w, h * w], the interpolation as a matrix: its own backward is not deterministic on CUDA."""
     one_each = torch.eye(grid[0] * grid[1], dtype=dtype, device=device).unflatten(1, (1, *grid))
