@@ -3,8 +3,8 @@
 python scripts/equal_budget.py --data.path FOLDER                 # all methods, about half an hour on two cores
 python scripts/equal_budget.py --data.path FOLDER --only MoCo-v2  # one, merged into the results that are there
 
-Writes results/equal-budget-cpu.json and, from it, the table in docs/results.md. Far from converged: it shows that each
-method learns something that the untrained network does not know, not which method is best.
+Writes results/equal-budget-cpu.json, which scripts/result_tables.py makes a table of docs/results.md. Far from
+converged: it shows that each method learns something that the untrained network does not know, not which is best.
 """
 
 import argparse
@@ -21,8 +21,6 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from scripts.reproduce import ROOT, commit, hardware, run_to_its_end
 
 RESULTS = ROOT / "results" / "equal-budget-cpu.json"
-PAGE = ROOT / "docs" / "results.md"
-BEGIN, END = "<!-- equal budget: begin -->", "<!-- equal budget: end -->"
 
 CONFIG = "configs/cifar10/equal_budget.yaml"
 ADAM: dict[str, Any] = {"optimizer": "adamw", "lr": 2e-3, "weight_decay": 1e-4}
@@ -104,16 +102,6 @@ def train(row: str, data: list[str]) -> dict[str, Any]:
     return facts | {name: summary[name] for name in wanted}
 
 
-def table(results: dict[str, Any]) -> str:
-    """The rows as Markdown, in the order of `RUNS`."""
-    lines = ["| Method | kNN % | untrained % | gain | probe % | verdict |", "|---|---|---|---|---|---|"]
-    for row in (results["rows"][name] | {"name": name} for name in RUNS if name in results["rows"]):
-        knn, untrained, probe = (100 * row[name] for name in ("knn_top1", "untrained_top1", "probe_top1"))
-        gain = f"{knn - untrained:+.1f}"
-        lines.append(f"| {row['name']} | {knn:.1f} | {untrained:.1f} | {gain} | {probe:.1f} | {row['verdict']} |")
-    return "\n".join(lines)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data.path", dest="path", help="folder of CIFAR-10; by default PARALLAX_DATA says")
@@ -131,15 +119,9 @@ def main() -> None:
             data += ["--data.masks", str(options.masks)] if options.masks else ["--data.views", "relicv2_no_masks"]
         results["rows"][row] = train(row, data)
         results["config"] = CONFIG
+        results["rows"] = {name: results["rows"][name] for name in RUNS if name in results["rows"]}
         RESULTS.write_text(json.dumps(results, indent=2) + "\n")
-        write_page(results)
-    print(table(results))
-
-
-def write_page(results: dict[str, Any]) -> None:
-    """Replaces the table between the page's two marks."""
-    before, rest = PAGE.read_text().split(BEGIN)
-    PAGE.write_text(f"{before}{BEGIN}\n{table(results)}\n{END}{rest.split(END)[1]}")
+    print(f"written: {RESULTS.relative_to(ROOT)}; scripts/result_tables.py writes the table in docs/results.md")
 
 
 if __name__ == "__main__":

@@ -36,11 +36,12 @@ def hardware() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The code's revision, with a mark where the tree differs from it."""
+    """The code's revision, with a mark where the tree, measured results aside, differs from it."""
     git = ["git", "-C", str(ROOT)]
     revision = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
+    code = [".", ":!results", ":!docs"]
     changed = subprocess.run(
-        [*git, "status", "--porcelain", "--untracked-files=no"], capture_output=True, text=True
+        [*git, "status", "--porcelain", "--untracked-files=no", "--", *code], capture_output=True, text=True
     ).stdout
     return revision + (" with changes" if changed.strip() else "")
 

@@ -1,13 +1,23 @@
-"""Tables in the docs are what the results' JSON files say."""
+"""What the docs say of measurements is what the results' JSON files say."""
 
 import json
+from pathlib import Path
 
-from scripts.equal_budget import BEGIN, END, PAGE, RESULTS, RUNS, table
+import pytest
+
+from scripts.equal_budget import RESULTS, RUNS
+from scripts.result_tables import BLOCK, TABLES, filled
+
+PAGES = sorted((Path(__file__).resolve().parents[1] / "docs").glob("*.md"))
 
 
-def test_the_table_of_equal_budgets_is_that_of_the_results():
-    results = json.loads(RESULTS.read_text())
-    assert table(results) in PAGE.read_text().split(BEGIN)[1].split(END)[0]
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_tables_are_those_of_the_results(page):
+    assert page.read_text() == filled(page.read_text())
+
+
+def test_every_table_has_its_place():
+    assert sorted(block[2] for page in PAGES for block in BLOCK.finditer(page.read_text())) == sorted(TABLES)
 
 
 def test_no_method_is_at_the_untrained_level():

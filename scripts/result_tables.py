@@ -1,0 +1,114 @@
+"""Writes the tables of docs/*.md from the JSON files under results/: no measured figure there is typed by hand.
+
+python scripts/result_tables.py
+
+A page holds a table between `<!-- table: NAME -->` and `<!-- end -->`.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))  # run as a file, from anywhere
+
+BLOCK = re.compile(r"(<!-- table: ([\w-]+) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+
+
+def results(name: str) -> dict[str, Any]:
+    """The JSON file of a measurement."""
+    return json.loads((ROOT / "results" / f"{name}.json").read_text())
+
+
+def markdown(head: Iterable[str], rows: Iterable[Iterable[Any]]) -> str:
+    """A table; what is no text yet is written as it is."""
+    lines = [list(map(str, row)) for row in rows]
+    columns = list(head)
+    ruler = ["---"] * len(columns)
+    return "\n".join(f"| {' | '.join(line)} |" for line in [columns, ruler, *lines])
+
+
+def ratio(row: dict[str, Any], name: str = "ratio", digits: int = 2) -> str:
+    """A median with its smallest and largest value."""
+    low, high = row[f"{name}_min"], row[f"{name}_max"]
+    return f"{row[name]:.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
+
+
+def equal_budget() -> str:
+    """Accuracy of every method after the same few epochs."""
+    from scripts.equal_budget import RUNS
+
+    rows = results("equal-budget-cpu")["rows"]
+    lines = []
+    for name in RUNS:
+        knn, untrained, probe = (100 * rows[name][key] for key in ("knn_top1", "untrained_top1", "probe_top1"))
+        figures = (f"{knn:.1f}", f"{untrained:.1f}", f"{knn - untrained:+.1f}", f"{probe:.1f}")
+        lines.append((name, *figures, rows[name]["verdict"]))
+    return markdown(("Method", "kNN %", "untrained %", "gain", "probe %", "verdict"), lines)
+
+
+def fast_moco() -> str:
+    """A step of Fast-MoCo over one of MoCo v3."""
+    lines = []
+    for name in ("benchmark-fast-moco-cpu", "benchmark-fast-moco-32px-cpu"):
+        found = results(name)
+        setting = f"{found['backbone']}, {found['image_size']} px, batch {found['batch_size']}"
+        lines += [(setting, row["case"], ratio(row)) for row in found["results"]]
+    return markdown(("Setting", "Heads", "Fast-MoCo / MoCo v3"), lines)
+
+
+def mae() -> str:
+    """A step with most patches hidden over one with all visible."""
+    lines = []
+    for name in ("benchmark-mae-cpu", "benchmark-mae-32px-cpu"):
+        found = results(name)
+        network = f"{found['backbone'].removeprefix('timm/')}, {found['image_size']} px, patch {found['patch_size']}"
+        encoder, whole = (ratio(row) for row in found["results"])
+        lines.append((network, f"{found['mask_ratio']:.0%}", encoder, whole))
+    return markdown(("Network", "hidden", "encoder", "encoder, decoder and loss"), lines)
+
+
+def large_batch() -> str:
+    """Memory and time of a large batch in micro-batches."""
+    found = results("benchmark-large-batch-cpu")
+    small, large = found["memory_mib"].values()
+    chunks = f"{found['batch_size']} images in chunks of {found['chunk']}"
+    memory = f"{found['memory_ratio']:.2f} ({large:.0f} over {small:.0f} MiB)"
+    timed = f"{found['time_batch_size']} images in chunks of {found['chunk']}"
+    lines = [
+        ("memory of a step beside its views", chunks, f"a plain step of {found['chunk']}", memory),
+        ("time of a step", timed, "the same images at once", ratio(found["time"])),
+    ]
+    return markdown(("", "of", "over that of", "ratio"), lines)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "equal-budget": equal_budget,
+    "fast-moco": fast_moco,
+    "mae": mae,
+    "large-batch": large_batch,
+}
+
+
+def filled(page: str) -> str:
+    """A page with its tables as the results are now.
+
+    Raises:
+        KeyError: it asks for a table that there is not.
+    """
+    return BLOCK.sub(lambda block: f"{block[1]}{TABLES[block[2]]()}\n{block[4]}", page)
+
+
+def main() -> None:
+    for page in sorted((ROOT / "docs").glob("*.md")):
+        before = page.read_text()
+        if (after := filled(before)) != before:
+            page.write_text(after)
+            print(f"written: {page.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()
