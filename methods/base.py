@@ -24,6 +24,7 @@ from datamodules.views import Views
 from methods.backbones import BackboneConfig, build_backbone
 from methods.checks import check_run, check_views
 from methods.clipping import clip_each
+from methods.layouts.own import images_of
 from methods.modules import EMAPair, check_norm_choice, convert_norms, shuffled
 from methods.optim import OptimConfig
 from methods.output import StepOutput
@@ -187,6 +188,12 @@ class SSLModule(LightningModule, abc.ABC):
             if hasattr(module, "push")
             for buffer, _ in module.named_buffers()
         ]
+
+    @final
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Adds who trains the networks, and on what, so that whoever judges them can prepare images alike."""
+        checkpoint["method"] = type(self).__name__
+        checkpoint["images"] = images_of(getattr(self.trainer, "datamodule", None))
 
     @final
     def on_fit_start(self) -> None:

@@ -1,10 +1,12 @@
 """Every test starts from the same seed, on one thread, without a trace of the environment's settings."""
 
 import os
+from pathlib import Path
 
 import pytest
 import torch
 
+from tests.support.digits_run import train_on_digits
 from tests.support.golden import load
 
 
@@ -20,3 +22,9 @@ def _reproducible(monkeypatch: pytest.MonkeyPatch):
 def golden():
     """Loads a golden file as a dictionary of tensors."""
     return load
+
+
+@pytest.fixture(scope="session")
+def digits_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """checkpoints/last.ckpt in the complete folder of a short run of SimCLR on the digits; read, never changed."""
+    return train_on_digits(tmp_path_factory.mktemp("digits"))
