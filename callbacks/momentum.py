@@ -1,7 +1,10 @@
 """Moves teachers after their students."""
 
+from typing import Any
+
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
+from torch import nn
 
 from datamodules.errors import UserError
 
@@ -16,6 +19,7 @@ class MomentumUpdate(Callback):
 
     def __init__(self) -> None:
         self._step_before = 0
+        self._pairs: list[tuple[Any, list[nn.Parameter], list[nn.Parameter]]] | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuses a precision in which an average cannot move."""
@@ -24,6 +28,10 @@ class MomentumUpdate(Callback):
                 f"Precision {trainer.precision} cannot hold a teacher: its updates are smaller than one rounding step, "
                 "so it would never move. Use --trainer.precision bf16-mixed."
             )
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Collects the parameters once: to gather some hundred of them takes longer than to move them."""
+        self._pairs = [(pair, *pair.parameters()) for pair in pl_module.ema_pairs()]  # pyright: ignore[reportCallIssue]
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_) -> None:
         """Remembers the step, since a batch need not end in an optimiser step."""
@@ -35,7 +43,7 @@ class MomentumUpdate(Callback):
         if trainer.global_step == self._step_before:
             return
         total = trainer.estimated_stepping_batches  # infinite in a run without an end: progress stays 0
-        for pair in pl_module.ema_pairs():  # pyright: ignore[reportCallIssue]
-            teachers, students = pair.parameters()
+        assert self._pairs is not None, "a batch ends in a fit that has begun"
+        for pair, teachers, students in self._pairs:
             progress = min(1.0, (self._step_before + pair.before_forward) / max(1, total))
             torch._foreach_lerp_(teachers, students, 1 - pair.momentum_at(progress))

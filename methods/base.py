@@ -5,7 +5,6 @@ A subclass writes what its paper says: `step` (or, on `methods.contrastive`, `em
 """
 
 import abc
-import math
 from collections.abc import Callable
 from dataclasses import asdict, is_dataclass
 from typing import Any, ClassVar, final
@@ -18,7 +17,6 @@ from torch.optim import Optimizer
 
 from callbacks.momentum import MomentumUpdate
 from callbacks.queue import QueueUpdate
-from datamodules.errors import UserError
 from datamodules.randomness import fold, run_seed, uniform
 from datamodules.views import Views
 from methods.backbones import BackboneConfig, build_backbone
@@ -27,6 +25,7 @@ from methods.clipping import clip_each
 from methods.layouts.own import images_of
 from methods.modules import EMAPair, check_norm_choice, convert_norms, shuffled
 from methods.optim import OptimConfig
+from methods.optimisation import optimisation
 from methods.output import StepOutput
 
 
@@ -220,20 +219,4 @@ class SSLModule(LightningModule, abc.ABC):
     @final
     def configure_optimizers(self) -> dict[str, Any]:
         """Builds optimiser and schedule from the global batch size and the length of the run."""
-        trainer = self.trainer
-        batch_size = getattr(getattr(trainer, "datamodule", None), "batch_size", None)
-        if batch_size is None:
-            raise UserError(
-                "The learning rate is scaled by the batch size: give the data module an attribute `batch_size`."
-            )
-        if trainer.train_dataloader is None:
-            trainer.fit_loop.setup_data()  # a run that counts steps, not epochs, would not know the length of an epoch
-        total = trainer.estimated_stepping_batches
-        batches, window = trainer.num_training_batches, trainer.accumulate_grad_batches  # batches may be infinite
-        optimizer, schedule = self.optim.build(
-            self.param_groups(),
-            global_batch_size=batch_size * trainer.world_size * window,
-            total_steps=total,
-            steps_per_epoch=math.ceil(batches / window) if math.isfinite(batches) else batches,
-        )
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step", "name": "lr"}}
+        return optimisation(self, self.optim, self.param_groups())

@@ -1,22 +1,19 @@
 """Optimisation, the same block for every method: optimiser, parameter groups, learning-rate scaling and schedule."""
 
-import difflib
-import importlib
-import inspect
 import itertools
 import math
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Literal
 
-import torch
 from pytorch_lightning.utilities import rank_zero_info
 from torch import nn
-from torch.optim import Optimizer
+from torch.optim import SGD, Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from datamodules.errors import UserError
 from methods.lars import LARS
+from methods.optimizers import optimizer_class
 from methods.schedules import (
     RateAndDecay,
     Schedule,
@@ -28,12 +25,7 @@ from methods.schedules import (
     once_an_epoch,
 )
 
-OPTIMIZERS: dict[str, type[Optimizer]] = {
-    "lars": LARS,
-    "sgd": torch.optim.SGD,
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-}
+FUSED = (SGD, Adam, AdamW)
 GROUP_KEYS = {"name", "lr_scale", "fixed_lr"}  # ours; everything else in a group belongs to the optimiser
 TABLES = (  # what timm and torchvision call parameters that act like biases in more than one dimension
     *("cls_token", "class_token", "dist_token", "reg_token", "mask_token"),
@@ -142,7 +134,12 @@ class OptimConfig:
         return [group | keys | {"name": prefix + group["name"]} for group in groups if group["params"]]
 
     def build(
-        self, groups: list[dict[str, Any]], global_batch_size: int, total_steps: float, steps_per_epoch: float
+        self,
+        groups: list[dict[str, Any]],
+        global_batch_size: int,
+        total_steps: float,
+        steps_per_epoch: float,
+        fused: bool = False,
     ) -> tuple[Optimizer, LambdaLR]:
         """Makes the optimiser and a scheduler to be stepped after every optimiser step.
 
@@ -152,9 +149,10 @@ class OptimConfig:
             global_batch_size: images per optimiser step.
             total_steps: optimiser steps of the whole run; infinite for a run without an end (no cosine then).
             steps_per_epoch: optimiser steps per epoch; infinite for data of unknown length.
+            fused: let SGD, Adam and AdamW take a step in one kernel, unless `options` say how.
         """
         lr = self.peak_lr(global_batch_size)
-        optimizer = self._optimizer(groups, lr)
+        optimizer = self._optimizer(groups, lr, fused)
         curve, course = self._curve(total_steps, steps_per_epoch)
         curves = [constant if g.get("fixed_lr") else curve for g in groups]
         final, decay = self.final_weight_decay, f"{self.weight_decay:g}"
@@ -190,9 +188,11 @@ class OptimConfig:
         length = max(1, in_steps(1, steps_per_epoch))  # an empty data set has epochs of no steps
         return partial(once_an_epoch, schedule=curve, steps_per_epoch=length), f"{course}, once an epoch"
 
-    def _optimizer(self, groups: list[dict[str, Any]], lr: float) -> Optimizer:
+    def _optimizer(self, groups: list[dict[str, Any]], lr: float, fused: bool) -> Optimizer:
         kwargs = {"lr": lr, "weight_decay": self.weight_decay, **self.options}
-        factory = self._factory(kwargs)
+        factory = optimizer_class(self.optimizer, kwargs)
+        if fused and factory in FUSED and "foreach" not in kwargs:
+            kwargs.setdefault("fused", True)
         # Only LARS knows of trust scaling, so only LARS is told what to exclude from it.
         ours = GROUP_KEYS if issubclass(factory, LARS) else GROUP_KEYS | {"adapt"}
         torch_groups = [
@@ -208,34 +208,6 @@ class OptimConfig:
                 "does not know: choose another --model.optim.optimizer, such as sgd or adamw."
             )
         return optimizer
-
-    def _factory(self, kwargs: dict[str, Any]) -> type[Optimizer]:
-        """The optimiser's class, after checking that it takes the options."""
-        factory = OPTIMIZERS.get(self.optimizer.lower()) or _import(self.optimizer)
-        accepted = set(inspect.signature(factory).parameters) - {"params"}
-        for name in kwargs:
-            if name not in accepted:
-                near = difflib.get_close_matches(name, accepted, n=1)
-                raise UserError(
-                    f"{factory.__name__} takes no {name!r}{f', did you mean {near[0]!r}?' if near else '.'} It takes "
-                    f"{', '.join(sorted(accepted))}: change --model.optim.options."
-                )
-        return factory
-
-
-def _import(path: str) -> type[Optimizer]:
-    module, _, name = path.rpartition(".")
-    try:
-        found = getattr(importlib.import_module(module), name)
-    except (ImportError, AttributeError, ValueError):
-        found = None
-    if not (isinstance(found, type) and issubclass(found, Optimizer)):
-        near = difflib.get_close_matches(path.lower(), OPTIMIZERS, n=1)
-        raise UserError(
-            f"optim.optimizer {path!r} is unknown{f', did you mean {near[0]!r}?' if near else '.'} Give one of "
-            f"{', '.join(OPTIMIZERS)} or the class path of a torch optimiser."
-        )
-    return found
 
 
 def _split_decay(named: list[tuple[str, nn.Parameter]]) -> list[dict[str, Any]]:

@@ -42,9 +42,12 @@ class Ring(nn.Module):
             keys: [B, ...]. Of more than K rows the last K remain, where a loop would have left them.
         """
         K, B = len(self.keys), len(keys)
-        position = torch.arange(max(0, B - K), B, device=keys.device)
-        self.keys.index_copy_(0, (self.pointer + position) % K, keys[position].to(self.keys.dtype))
-        self.seen += B
+        self.seen += max(0, B - K)  # they would be overwritten by the rest of their own batch
+        keys = keys[-K:]
+        before_the_end = min(len(keys), K - self.pointer)
+        self.keys[self.pointer : self.pointer + before_the_end] = keys[:before_the_end]
+        self.keys[: len(keys) - before_the_end] = keys[before_the_end:]
+        self.seen += len(keys)
 
     def get_extra_state(self) -> Tensor:
         """`seen`, as torch's state dict takes it up."""
