@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from pytorch_lightning.utilities import rank_zero_info
 from torch import nn
-from torch.optim import SGD, Adam, AdamW, Optimizer
+from torch.optim import Adam, AdamW, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from datamodules.errors import UserError
@@ -25,7 +25,7 @@ from methods.schedules import (
     once_an_epoch,
 )
 
-FUSED = (SGD, Adam, AdamW)
+FUSED = (Adam, AdamW)  # fused SGD fails where a parameter gets its first gradient after others, as resting ones do
 GROUP_KEYS = {"name", "lr_scale", "fixed_lr"}  # ours; everything else in a group belongs to the optimiser
 TABLES = (  # what timm and torchvision call parameters that act like biases in more than one dimension
     *("cls_token", "class_token", "dist_token", "reg_token", "mask_token"),
@@ -149,7 +149,7 @@ class OptimConfig:
             global_batch_size: images per optimiser step.
             total_steps: optimiser steps of the whole run; infinite for a run without an end (no cosine then).
             steps_per_epoch: optimiser steps per epoch; infinite for data of unknown length.
-            fused: let SGD, Adam and AdamW take a step in one kernel, unless `options` say how.
+            fused: let Adam and AdamW take a step in one kernel, unless `options` say how.
         """
         lr = self.peak_lr(global_batch_size)
         optimizer = self._optimizer(groups, lr, fused)
