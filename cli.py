@@ -10,22 +10,23 @@ import os
 import re
 import sys
 import warnings
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import torch
-from jsonargparse import Namespace, set_parsing_settings
-from pytorch_lightning import LightningDataModule, LightningModule, Trainer
+from jsonargparse import Namespace
+from pytorch_lightning import Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.cli import LightningCLI
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
+from pytorch_lightning.plugins.io import CheckpointIO
 from pytorch_lightning.utilities import rank_zero_only
 
+from callbacks.checkpoint_io import AtomicCheckpointIO
 from datamodules.errors import UserError
-from scripts.parsing import SUBCOMMANDS, PlainParser, answering_mistakes
+from scripts.parsing import SUBCOMMANDS, answering_mistakes, cli_arguments
+from scripts.resuming import checkpoint_to_use
 
-ROOT = Path(__file__).resolve().parent
 NETWORK_FLAGS = {"model.backbone.name", "model.backbone.in_channels", "model.backbone.small_images"}
 """No checkpoint of another value fits."""
 OPTIMISER_FLAGS = {"model.optim.optimizer", "model.optim.decay_biases"}
@@ -47,16 +48,11 @@ class ParallaxCLI(LightningCLI):
 
         The optimiser's state is the checkpoint's, and with it learning rate, weight decay and momentum.
         """
-        path = self._ckpt_path
-        if not path or path in ("best", "last", "hpc") or "://" in path:
-            return
-        if not Path(path).is_file():
-            raise UserError(
-                f"--ckpt_path {path}: there is no such file. A run's newest is checkpoints/last.ckpt in its folder."
-            )
-        if not zipfile.is_zipfile(path):
-            raise UserError(f"--ckpt_path {path} is no checkpoint, or was not written to its end: give another file.")
         subcommand = self.config.subcommand
+        given = self.config[subcommand]
+        given.ckpt_path = path = checkpoint_to_use(given.ckpt_path, given.trainer.default_root_dir)
+        if path is None or not Path(path).is_file():
+            return
         fixed = NETWORK_FLAGS | (OPTIMISER_FLAGS if subcommand == "fit" else set())
         changed = {flag: value for flag, value in self._trained_with().items() if flag in fixed}
         if changed:
@@ -110,6 +106,10 @@ class ParallaxCLI(LightningCLI):
                 CSVLogger(root, name="", version=version),
                 TensorBoardLogger(root, name="", version=version, default_hp_metric=False),
             ]
+        plugins = self._get(self.config_init, "trainer").plugins or []
+        plugins = list(plugins) if isinstance(plugins, list | tuple) else [plugins]
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            kwargs["plugins"] = [*plugins, AtomicCheckpointIO()]
         trainer = super().instantiate_trainer(**kwargs)
         if config.fast_dev_run:  # is to leave nothing behind; Lightning 2.6 would still write last.ckpt at the end
             trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, ModelCheckpoint)]  # pyright: ignore[reportAttributeAccessIssue]
@@ -149,10 +149,6 @@ def claim_version(root: Path) -> str:
         return folder.name
 
 
-class ParallaxParser(PlainParser, LightningArgumentParser):
-    """Lightning's parser of configurations, with answers in a sentence."""
-
-
 def quieten() -> None:
     """Keeps what is no news to the user out of the terminal: an advertisement, a deprecation inside Lightning."""
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
@@ -167,21 +163,8 @@ def main() -> None:
     """Parses, builds and runs; what the user can mend ends in one sentence and status 2."""
     quieten()
     sys.path.append(os.getcwd())  # classes in the user's own folder; last, so that no file there hides a dependency
-    set_parsing_settings(docstring_parse_attribute_docstrings=True)
-    common = {"default_env": True, "env_prefix": "PARALLAX", "allow_abbrev": False}
-    defaults = {"default_config_files": [str(ROOT / "configs" / "defaults.yaml")]}
     with answering_mistakes():
-        ParallaxCLI(
-            LightningModule,
-            LightningDataModule,
-            subclass_mode_model=True,
-            subclass_mode_data=True,
-            auto_configure_optimizers=False,
-            seed_everything_default=0,
-            save_config_kwargs={"overwrite": True},
-            parser_class=ParallaxParser,
-            parser_kwargs=common | {name: common | defaults for name in SUBCOMMANDS},
-        )
+        ParallaxCLI(save_config_kwargs={"overwrite": True}, **cli_arguments(*SUBCOMMANDS))
 
 
 if __name__ == "__main__":

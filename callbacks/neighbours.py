@@ -58,8 +58,8 @@ class Bank:
         return similarity, labels.gather(1, order)
 
 
-def vote(similarity: Tensor, labels: Tensor, k: int, temperature: float, num_classes: int) -> Tensor:
-    """Classes by the weighted vote of the first k neighbours.
+def votes(similarity: Tensor, labels: Tensor, k: int, temperature: float, num_classes: int) -> Tensor:
+    """What the first k neighbours say, weighted by their similarity.
 
     Wu et al., "Unsupervised Feature Learning via Non-Parametric Instance Discrimination", CVPR 2018, arXiv:1805.01978,
     section 3.4: neighbour i weighs exp(s_i / temperature).
@@ -72,8 +72,13 @@ def vote(similarity: Tensor, labels: Tensor, k: int, temperature: float, num_cla
         num_classes: C.
 
     Returns:
-        [Q] int64 predicted classes.
+        [Q, C] weight of each class, in units of the nearest neighbour's; 0 where no neighbour is of the class.
     """
     similarity, labels = similarity[:, :k], labels[:, :k]
     weight = ((similarity - similarity[:, :1]) / temperature).exp()  # relative to the nearest: nothing overflows
-    return torch.zeros(len(similarity), num_classes, device=weight.device).scatter_add_(1, labels, weight).argmax(1)
+    return weight.new_zeros(len(weight), num_classes).scatter_add_(1, labels, weight)
+
+
+def vote(similarity: Tensor, labels: Tensor, k: int, temperature: float, num_classes: int) -> Tensor:
+    """[Q] int64, the class with the most weight in `votes`."""
+    return votes(similarity, labels, k, temperature, num_classes).argmax(1)

@@ -20,6 +20,7 @@ _SHOWN = {
     "loss": ("train/loss",),
     "probe": ("probe/val_top1", "probe/train_top1"),
     "kNN": ("knn/val_top1",),
+    "fine-tuned": ("fine_tune/val_top1",),
 }
 
 

@@ -7,16 +7,18 @@ from typing import Any, Literal
 
 import torch
 from pytorch_lightning import LightningDataModule
+from torch import Tensor
 from torch.utils.data import Dataset, DistributedSampler
 
 from datamodules.augment import Augment, CleanView, ViewSpec, recipe
 from datamodules.cache import CacheChoice, Split, SplitName
-from datamodules.errors import UserError
+from datamodules.checks import check_arguments
+from datamodules.labels import taking_part
 from datamodules.loading import CleanBatches, RawBatch, Refusal, ResumableLoader, TrainBatches, default_workers
 from datamodules.masks import MaskedSource, check_masks, flags_of
 from datamodules.randomness import run_seed
 from datamodules.sampling import EvalSampler, TrainSampler, next_position
-from datamodules.sources import Source, Subset, subset_rows
+from datamodules.sources import Source, subset_rows
 from datamodules.splits import Splits
 from datamodules.views import Views
 
@@ -53,6 +55,9 @@ class ImageDataModule(LightningDataModule, ABC):
         masks: str | None = None,
         max_train_images: int | None = None,
         max_val_images: int | None = None,
+        label_fraction: float | None = None,
+        label_seed: int = 0,
+        held_out: float | None = None,
     ) -> None:
         """
         Args:
@@ -74,6 +79,10 @@ class ImageDataModule(LightningDataModule, ABC):
                 as given or below PARALLAX_DATA; for recipes that remove background, others do not read it.
             max_train_images: train on a fixed random subset of this size; null for all images.
             max_val_images: validate on a fixed random subset of this size; null for all images.
+            label_fraction: train on this share of each class alone, of what `max_train_images` leaves; null for all.
+            label_seed: which draw of that share; the run's seed has no part in it.
+            held_out: to choose settings by: validate on this share of each class, taken out of training, and leave the
+                validation images alone; null for none.
         """
         super().__init__()
         self.views = views
@@ -88,6 +97,9 @@ class ImageDataModule(LightningDataModule, ABC):
         self.masks = masks
         self.max_train_images = max_train_images
         self.max_val_images = max_val_images
+        self.label_fraction = label_fraction
+        self.label_seed = label_seed
+        self.held_out = held_out
         self.num_classes: int | None = None
         self.class_names: list[str] | None = None
         self._splits = Splits(cache, unreadable, self.num_channels)
@@ -101,7 +113,12 @@ class ImageDataModule(LightningDataModule, ABC):
     @property
     def num_train_images(self) -> int:
         """Images in the training set; known after `setup`."""
-        return len(self._splits.sources["train"])
+        return len(self.train_labels)
+
+    @property
+    def train_labels(self) -> Tensor:
+        """[N] int64 labels of the training images, -1 where unknown; known after `setup`."""
+        return self._splits.sources["train"].labels
 
     @abstractmethod
     def sources(self) -> tuple[Source, Source]:
@@ -116,14 +133,13 @@ class ImageDataModule(LightningDataModule, ABC):
         """
         sources = self._splits.sources
         if not sources:
-            self._check_arguments()
+            check_arguments(self)
             self._augment = Augment(self.specs, self.mean, self.std, run_seed())
             train, val = self.sources()
             self.num_classes, self.class_names = train.num_classes, train.class_names
             if self.masks and self._augment.removes_background:
                 train = MaskedSource(train, self.masks, flags_of(self))
-            sources["train"] = Subset(train, subset_rows(len(train), self.max_train_images))
-            sources["val"] = Subset(val, subset_rows(len(val), self.max_val_images))
+            sources["train"], sources["val"] = taking_part(self, train, val)
         if stage in (None, "fit"):
             check_masks(self.masks, self._augment.removes_background, self)
             self._split("train")
@@ -224,18 +240,6 @@ class ImageDataModule(LightningDataModule, ABC):
             pin_memory=self._device.type == "cuda",
             persistent_workers=keep_workers and num_workers > 0,
         )
-
-    def _check_arguments(self) -> None:
-        """Here and not in `__init__`, where the command line's parser would bury the sentence in its own."""
-        for name in ("image_size", "batch_size", "eval_batch_size"):
-            if getattr(self, name) < 1:
-                raise UserError(f"data.{name} is {getattr(self, name)}; it must be at least 1.")
-        for name in ("mean", "std"):
-            if len(getattr(self, name)) != self.num_channels:
-                raise UserError(
-                    f"data.{name} is {getattr(self, name)}, but the images have {self.num_channels} channel(s): "
-                    "give one number for each."
-                )
 
     def _place(self) -> tuple[int, int]:
         """Rank and number of ranks."""

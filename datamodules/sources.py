@@ -115,19 +115,20 @@ def subset_rows(size: int, max_images: int | None) -> np.ndarray:
     return np.sort(permutation(0, 0, size)[:max_images])
 
 
-def hold_out(labels: Tensor, fraction: float) -> tuple[np.ndarray, np.ndarray]:
+def hold_out(labels: Tensor, fraction: float, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
     """A fixed split into training and validation images, class by class where there are labels.
 
     Args:
         labels: [N] int64, -1 where unknown (all unknown: one class).
         fraction: share of each class to hold out, in (0, 1); at least one image of a class stays in training.
+        seed: which of the many such splits.
 
     Returns:
         Rows for training and rows for validation, [n] int64 each, ascending.
     """
     if not 0 < fraction < 1:
         raise UserError(f"val_fraction is {fraction}; it must lie between 0 and 1, for example 0.1.")
-    order = permutation(0, 0, len(labels))
+    order = permutation(seed, 0, len(labels))
     of_row = labels.numpy()[order]
     held = [rows[: min(round(len(rows) * fraction), len(rows) - 1)] for rows in _grouped(order, of_row)]
     val = np.sort(np.concatenate(held)) if held else np.empty(0, dtype=np.int64)

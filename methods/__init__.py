@@ -8,6 +8,7 @@ from methods.byol import BYOL
 from methods.dcl import DCL
 from methods.detco import DetCo
 from methods.dino import DINO
+from methods.evaluation import FineTune, KNNEval, LinearEval
 from methods.fast_moco import FastMoCo
 from methods.jigclu import JigClu
 from methods.mae import MAE

@@ -24,7 +24,7 @@ def check_run(module: LightningModule, backbone: Any, batch_norm: str) -> None:
             f"The images have {channels} channel(s), the backbone takes {wanted}: "
             f"set --model.backbone.in_channels {channels}."
         )
-    side = _only_side(backbone)
+    side = only_side(backbone)
     others = sorted({spec.size for spec in getattr(data, "specs", [])} - {side}) if side else []
     if others:
         raise UserError(
@@ -39,7 +39,7 @@ def check_run(module: LightningModule, backbone: Any, batch_norm: str) -> None:
         )
 
 
-def _only_side(backbone: nn.Module) -> int | None:
+def only_side(backbone: nn.Module) -> int | None:
     """The side in pixels that a network is made for, None where it takes any."""
     if not fixed_image_size(backbone):
         return None

@@ -6,16 +6,19 @@ import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from pathlib import Path
+from typing import Any, NoReturn
 
-from jsonargparse import ArgumentParser
+from jsonargparse import ArgumentParser, set_parsing_settings
 from pytorch_lightning import Callback, LightningDataModule, LightningModule
+from pytorch_lightning.cli import LightningArgumentParser
 
 import callbacks
 import datamodules
 import methods
 from datamodules.errors import UserError
 
+ROOT = Path(__file__).resolve().parents[1]
 SUBCOMMANDS = ("fit", "validate", "predict")
 CHOICES = {"model": ("methods", methods), "data": ("data modules", datamodules), "callbacks": ("callbacks", callbacks)}
 BASES = {"LightningModule": "model", "LightningDataModule": "data"}  # what stands for a class that is not chosen yet
@@ -32,6 +35,27 @@ class PlainParser(ArgumentParser):
         parser = getattr(ex, "subcommand_parser", None) or self
         sys.stderr.write(f"error: {explain(message, known_keys(parser))}\n")
         self.exit(2)
+
+
+class ParallaxParser(PlainParser, LightningArgumentParser):
+    """Lightning's parser of configurations, with answers in a sentence."""
+
+
+def cli_arguments(*subcommands: str) -> dict[str, Any]:
+    """What makes a LightningCLI with these subcommands take the flags, files and environment variables of a run."""
+    set_parsing_settings(docstring_parse_attribute_docstrings=True)
+    common = {"default_env": True, "env_prefix": "PARALLAX", "allow_abbrev": False}
+    defaults = {"default_config_files": [str(ROOT / "configs" / "defaults.yaml")]}
+    return {
+        "model_class": LightningModule,
+        "datamodule_class": LightningDataModule,
+        "subclass_mode_model": True,
+        "subclass_mode_data": True,
+        "auto_configure_optimizers": False,
+        "seed_everything_default": 0,
+        "parser_class": ParallaxParser,
+        "parser_kwargs": common | {name: common | defaults for name in subcommands},
+    }
 
 
 @contextmanager
@@ -80,6 +104,7 @@ def explain(message: str, keys: list[str]) -> str:
         return _missing(missing, message, classes, keys)
     if found := re.findall(r'Parser key "([\w.]+)":\s+(Expected [^\n]*)', message):
         key, problem = found[-1]
+        problem = re.sub(r"a typing\.Literal\[([^]]*)]", r"one of \1", problem)
         return f"{key}: {problem.replace('<class ', '').replace('>.', '.')}"
     if found := re.findall(r'Parser key "([\w.]+)":\s+Does not validate [^\n]*\s+Subtypes: \[([^\n]*)\]', message):
         value = re.findall(r"Given value: ([^\n]*)", message)[0]  # of several, the innermost comes first
@@ -125,9 +150,12 @@ def _missing(names: list[str], message: str, classes: list[str], keys: list[str]
         group = re.findall(r'Parser key "([\w.]+)"', message)[0]
         flags = " and ".join(f"--{group}.{name}" for name in names)
         return f"{flags} missing: {_name(classes[-1])} needs it. See --{group}.help {_name(classes[-1])}."
-    examples = " ".join(EXAMPLES.get(name, f"--{name} ...") for name in names)
+    # What is no flag is given by its place.
+    flags = {name: f"--{name}" if name in keys or name in EXAMPLES else name.upper() for name in names}
+    shown = {name: f"{flag} ..." if flag.startswith("-") else flag for name, flag in flags.items()}
     config = "--config FILE, or " if "config" in keys else ""
-    return f"{' and '.join(f'--{name}' for name in names)} missing: give {config}for example {examples}."
+    examples = " ".join((shown | EXAMPLES)[name] for name in names)
+    return f"{' and '.join(flags.values())} missing: give {config}for example {examples}."
 
 
 def _name(class_path: str) -> str:

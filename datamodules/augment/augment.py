@@ -20,7 +20,9 @@ from torch import Tensor
 
 from datamodules.augment import geometry, photometry
 from datamodules.augment.draws import Draws, ViewDraws, draw_box, draw_flip, draw_view, view_numbers
+from datamodules.augment.rand_augment import rand_augment
 from datamodules.augment.spec import ViewSpec
+from datamodules.errors import UserError
 
 # Of pixels at once on a CPU: larger chunks fall out of the L2 cache, smaller ones cost more calls.
 _CACHE_BYTES = 768 * 1024
@@ -37,12 +39,14 @@ class Augment:
         seed: seed of the run.
 
     Raises:
-        UserError: `mean` and `std` do not fit together.
+        UserError: `mean` and `std` do not fit together, or the recipe's operations not with the number of channels.
     """
 
     def __init__(self, specs: list[ViewSpec], mean: Sequence[float], std: Sequence[float], seed: int) -> None:
         self.views = [spec for spec in specs for _ in range(spec.count)]
         self.normalize = photometry.Normalize(mean, std)
+        if len(mean) not in (1, 3) and any(spec.rand_augment for spec in specs):
+            raise UserError(f"RandAugment is for gray and colour images; these have {len(mean)} channels: drop it.")
         self.seed = seed
 
     @property
@@ -129,6 +133,8 @@ class Augment:
             view = geometry.rotate(crop, drawn.angle) if spec.rotation else crop
             if spec.background_removal:
                 view = photometry.remove_background(view, drawn.removal, drawn.fill)
+            if spec.rand_augment:
+                view = rand_augment(view, drawn.operations, spec.rand_magnitude)
             self._colour(view, spec, drawn)
             (global_views if spec.role == "global" else local_views).append(view)
         return global_views, local_views

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from datamodules.augment.rand_augment import OPERATIONS
 from datamodules.augment.spec import ViewSpec
 from datamodules.randomness import uniform
 
@@ -31,6 +32,7 @@ _NUMBERS = 34
 _REMOVAL_STREAM = 0x4D41534B  # "MASK"
 _REMOVAL, _FILL = 34, slice(35, 38)
 _REMOVAL_NUMBERS = 4
+_RAND_STREAM = 0x52414E44  # "RAND", for RandAugment's, which come last
 
 _ORDERS = np.array(list(itertools.permutations(range(4))))  # [24, 4], of brightness 0, contrast 1, saturation 2, hue 3
 _HUE_OPERATION = 3
@@ -45,6 +47,8 @@ class ViewDraws(NamedTuple):
         angle: [B] float32, degrees counter-clockwise.
         removal: rows whose background is removed.
         fill: [len(removal), C] float32, intensities that the background of these rows takes.
+        operations: for each operation of RandAugment in turn, the rows [B] in the order of `rand_augment.OPERATIONS`,
+            and how many rows each of those has.
         blends: [B, 3, 3] float32, brightness, contrast and saturation in the order drawn for the image, each as the
             coefficients that `photometry.blend` takes.
         hue: [B] float32, shift in turns; None where the recipe or the images have none.
@@ -60,6 +64,7 @@ class ViewDraws(NamedTuple):
     angle: Tensor
     removal: Tensor
     fill: Tensor
+    operations: list[tuple[Tensor, list[int]]]
     blends: Tensor
     hue: Tensor | None
     hue_after: list[Tensor]
@@ -83,6 +88,8 @@ def view_numbers(views: Sequence[ViewSpec], seed: int, epoch: int, index: Tensor
     numbers = draw(_STREAM, _NUMBERS)
     if any(spec.background_removal for spec in views):
         numbers = np.concatenate((numbers, draw(_REMOVAL_STREAM, _REMOVAL_NUMBERS)), axis=2)
+    if layers := max((spec.rand_augment for spec in views), default=0):
+        numbers = np.concatenate((numbers, draw(_RAND_STREAM, layers)), axis=2)
     return numbers
 
 
@@ -169,6 +176,7 @@ def draw_view(
         angle=torch.from_numpy(spec.rotation * (2 * numbers[:, _ANGLE] - 1)),
         removal=removal,
         fill=fill,
+        operations=draw_operations(spec, numbers),
         blends=_blends(spec, numbers, order, coloured),
         hue=torch.from_numpy(spec.hue * (2 * numbers[:, _HUE] - 1)) if hue else None,
         hue_after=[_rows(jittered & (hue_after == blends)) for blends in range(4)],
@@ -177,6 +185,16 @@ def draw_view(
         sigma=torch.from_numpy(low + (high - low) * numbers[:, _SIGMA]),
         solarize=_rows(numbers[:, _SOLARIZE] < spec.solarize),
     )
+
+
+def draw_operations(spec: ViewSpec, numbers: np.ndarray) -> list[tuple[Tensor, list[int]]]:
+    """The operations of RandAugment for one view, each of `rand_augment.OPERATIONS` as likely; see `ViewDraws`."""
+    layers = numbers[:, numbers.shape[1] - spec.rand_augment :]
+    drawn = (layers * len(OPERATIONS)).astype(np.int64)
+    return [
+        (torch.from_numpy(column.argsort(kind="stable")), np.bincount(column, minlength=len(OPERATIONS)).tolist())
+        for column in drawn.T
+    ]
 
 
 def _removal(spec: ViewSpec, numbers: np.ndarray, mean: Sequence[float]) -> tuple[Tensor, Tensor]:

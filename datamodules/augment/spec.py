@@ -14,9 +14,10 @@ _RANGES = ("crop_scale", "crop_ratio", "blur_sigma")
 class ViewSpec:
     """How `count` views of an image are drawn.
 
-    The operations run in the order of the fields: random resized crop, flip, rotation, background removal, colour
-    jitter, grayscale, blur, solarisation. Strengths and probabilities mean what they mean in torchvision's transforms
-    of the same name. The normalisation's mean and standard deviation belong to the data set, not to a view.
+    The operations run in the order of the fields: random resized crop, flip, rotation, background removal,
+    RandAugment, colour jitter, grayscale, blur, solarisation. Strengths and probabilities mean what they mean in
+    torchvision's transforms of the same name. The normalisation's mean and standard deviation belong to the data set,
+    not to a view.
 
     Raises:
         UserError: a value is out of its range.
@@ -55,6 +56,12 @@ class ViewSpec:
     background: Literal["mean", "gray", "black", "random"] = "mean"
     """What removed background becomes: the data set's mean (0 once normalised), mid-gray, black, or a uniform colour
     drawn for each image. The colour operations that follow treat it as a part of the view."""
+
+    rand_augment: int = 0
+    """Operations of RandAugment, drawn one after the other; 0 for none."""
+
+    rand_magnitude: int = 9
+    """Strength of these operations, from 0 to 30."""
 
     jitter: float = 0.0
     """Probability of the colour jitter; its four operations run in an order drawn for each image."""
@@ -104,6 +111,8 @@ class ViewSpec:
         self._require(inside, "region", "top, left, bottom and right, from 0 to 1, top above bottom, left before right")
         self._require(self.crop_scale[1] <= 1, "crop_scale", "at most 1, the whole image")
         self._require(self.hue <= 0.5, "hue", "at most 0.5, half a turn of the colour circle")
+        self._require(self.rand_augment >= 0, "rand_augment", "0 operations or more")
+        self._require(0 <= self.rand_magnitude <= 30, "rand_magnitude", "0 to 30")
         self._require(0 <= self.solarize_threshold <= 1, "solarize_threshold", "an intensity, from 0 to 1")
         self._require(self.role in ("global", "local"), "role", "global or local")
         fills = ("mean", "gray", "black", "random")

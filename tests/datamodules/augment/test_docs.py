@@ -24,7 +24,8 @@ def table_row(name: str, size: int, spec: ViewSpec) -> str:
         f"`{name}`",
         str(size),
         f"{spec.count} {spec.role}, {spec.size} px"
-        + (f", masked {spec.background_removal:g}" if spec.background_removal else ""),
+        + (f", masked {spec.background_removal:g}" if spec.background_removal else "")
+        + (f", RandAugment {spec.rand_augment} x {spec.rand_magnitude}" if spec.rand_augment else ""),
         f"{low:g}-{high:g}{within}, {spec.interpolation}",
         f"{spec.jitter:g}: {', '.join(f'{strength:g}' for strength in strengths)}" if spec.jitter else "",
         f"{spec.grayscale:g}" if spec.grayscale else "",

@@ -1,0 +1,74 @@
+"""Checkpoints that are whole or not there: what a run leaves behind when it is killed while it writes one."""
+
+import os
+import zipfile
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import torch
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+
+from datamodules.errors import UserError
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Writes a checkpoint beside its place and moves it there when all of it is on the disk.
+
+    Lightning puts the file together in memory and may write it in place; a run that is killed meanwhile then loses the
+    checkpoint that it wrote before as well.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any | None = None) -> None:
+        """Replaces the file at `path`; addresses of remote storage are left to Lightning.
+
+        Args:
+            checkpoint: what to save.
+            path: file to write; its folder is made.
+            storage_options: none are known here.
+
+        Raises:
+            UserError: the disk is full, or does not let itself be written; what was at `path` is still there.
+        """
+        if "://" in str(path):
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        place = Path(path)
+        part = place.with_name(f".{place.name}.part")
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            with part.open("wb") as file:
+                torch.save(checkpoint, file)
+                file.flush()
+                os.fsync(file.fileno())
+            part.replace(place)
+        except (OSError, RuntimeError) as error:  # torch's own writer says RuntimeError where a disk is full
+            if not isinstance(error, OSError) and "file write failed" not in str(error).lower():
+                raise
+            part.unlink(missing_ok=True)
+            raise UserError(
+                f"The checkpoint {place} could not be written ({error}). The one before it is untouched: make room, or "
+                "set --trainer.default_root_dir to another disk, and resume with --ckpt_path."
+            ) from error
+
+
+def is_complete(path: Path) -> bool:
+    """Whether a checkpoint was written to its end: torch's files close with a table of their contents."""
+    return path.is_file() and zipfile.is_zipfile(path)
+
+
+def newest_complete(files: Iterable[Path]) -> tuple[Path | None, list[Path]]:
+    """The newest checkpoint that was written to its end.
+
+    Args:
+        files: checkpoints, in any order.
+
+    Returns:
+        The file, None where there is none; and the newer ones, which are cut short.
+    """
+    cut_short: list[Path] = []
+    for path in sorted(files, key=lambda path: path.stat().st_mtime, reverse=True):
+        if is_complete(path):
+            return path, cut_short
+        cut_short.append(path)
+    return None, cut_short
