@@ -1,0 +1,241 @@
+"""What pre-training saves in labels: fine-tuning from a checkpoint against training from scratch, at several shares.
+
+python scripts/label_efficiency.py CHECKPOINT --data CIFAR10 --data.path FOLDER --name cifar10-label-efficiency-cpu
+python scripts/label_efficiency.py CHECKPOINT --fractions 0.01 0.1 --seeds 0 1 --max_images 5000    # the run's own data
+
+Both starts get the same images (data.label_fraction, drawn by seed), views, optimiser steps, batch size and grid of
+learning rates. The rate of a cell of the table, one start at one share, is that of the best mean accuracy over the
+seeds on a fifth of those labels, held out; the cell is then trained anew on all of them, and judged on the validation
+images, which have no part in any choice.
+"""
+
+import copy
+import json
+import logging
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, from anywhere
+from jsonargparse import Namespace
+from pytorch_lightning import Trainer, seed_everything
+from rich.console import Console
+from rich.table import Table
+
+from datamodules import ImageDataModule
+from datamodules.errors import UserError
+from methods.evaluation.fine_tune import FineTune
+from methods.optim import OptimConfig
+from methods.pretrained import Pretrained, load_backbone
+from scripts.evaluation_data import add_data, data_for
+from scripts.parsing import PlainParser, answering_mistakes
+from scripts.reproduce import ROOT, commit, hardware
+
+STARTS = ("scratch", "pretrained")
+HELD_OUT = 0.2  # of the labels, to choose the rate on
+WARMUP = 0.1  # of the steps
+WEIGHT_DECAY = 0.05
+
+
+@dataclass
+class Cell:
+    """One start at one share of the labels.
+
+    Attributes:
+        start: `scratch` or `pretrained`.
+        fraction: share of the labels.
+        images: training images; of the first seed, should they differ.
+        held_out: by learning rate, the mean accuracy over the seeds on held-out labels; empty without a choice.
+        lr: the rate with the best of these.
+        accuracy: on the validation images, seed by seed.
+    """
+
+    start: str
+    fraction: float
+    images: int
+    held_out: dict[float, float]
+    lr: float
+    accuracy: list[float]
+
+    def __str__(self) -> str:
+        """Mean and standard deviation over the seeds, in percent."""
+        values = [100 * value for value in self.accuracy]
+        spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
+        return f"{statistics.mean(values):.1f}{spread}"
+
+
+class Bench:
+    """All runs of a table.
+
+    Args:
+        given: the command line.
+        data: the images, not set up.
+        found: the checkpoint's network.
+    """
+
+    def __init__(self, given: Namespace, data: ImageDataModule, found: Pretrained) -> None:
+        self.given, self.data, self.found = given, data, found
+        data.prepare_data()
+        self.sources = data.sources()
+        each = len(given.seeds) * (1 + len(given.lrs) * (len(given.lrs) > 1))
+        self.runs, self.done = len(given.fractions) * len(STARTS) * each, 0
+        self.began = time.perf_counter()
+
+    def cell(self, start: str, fraction: float) -> Cell:
+        """Chooses the rate, then trains with every seed and judges."""
+        given = self.given
+        lr, held_out = given.lrs[0], {}
+        if len(given.lrs) > 1:
+            for rate in given.lrs:
+                found = [self.run(start, fraction, seed, rate, HELD_OUT)[0] for seed in given.seeds]
+                held_out[rate] = statistics.mean(found)
+            lr = max(given.lrs, key=held_out.__getitem__)
+        accuracy, images = zip(*(self.run(start, fraction, seed, lr) for seed in given.seeds), strict=True)
+        return Cell(start, fraction, images[0], held_out, lr, list(accuracy))
+
+    def run(
+        self, start: str, fraction: float, seed: int, lr: float, held_out: float | None = None
+    ) -> tuple[float, int]:
+        """One training; its accuracy, and the number of its images."""
+        given = self.given
+        seed_everything(seed, verbose=False)
+        data = copy.deepcopy(self.data)
+        data.sources = lambda: self.sources  # opened once for all runs
+        data.label_fraction, data.label_seed, data.held_out = fraction, seed, held_out
+        module, steps = self.model(start, lr, data), given.steps
+        trainer = Trainer(
+            max_steps=steps,
+            max_epochs=-1,
+            check_val_every_n_epoch=steps + 1,  # no epoch is shorter than a step: never
+            num_sanity_val_steps=0,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+        )
+        trainer.fit(module, datamodule=data)
+        trainer.validate(module, datamodule=data, verbose=False)
+        accuracy = module.result[given.metric]
+        self.done += 1
+        left = (time.perf_counter() - self.began) / self.done * (self.runs - self.done)
+        where = "held-out" if held_out else "validation"
+        print(
+            f"{self.done}/{self.runs}  {start}, {100 * fraction:g} %, seed {seed}, lr {lr:g}: {100 * accuracy:.1f} % "
+            f"of the {where} images; {left / 60:.1f} min left",
+            flush=True,
+        )
+        return accuracy, data.num_train_images
+
+    def model(self, start: str, lr: float, data: ImageDataModule) -> FineTune:
+        """The network at its start, with a schedule that is the same in steps, however many images there are."""
+        given, found = self.given, self.found
+        data.views = data.views or FineTune.recipe
+        data.setup("fit")
+        data.batch_size = min(given.batch_size, data.num_train_images)
+        warmup = WARMUP * given.steps / (data.num_train_images // data.batch_size)  # in epochs
+        optim = OptimConfig("adamw", lr, WEIGHT_DECAY, lr_scaling="none", warmup_epochs=warmup)
+        if start == "scratch":
+            return FineTune(backbone=found.config, optim=optim, batch_norm=found.batch_norm)
+        return FineTune(given.checkpoint, given.part, optim=optim)
+
+
+@contextmanager
+def silence() -> Iterator[None]:
+    """Keeps what Lightning and the module say of every run out of a table of many."""
+    logger = logging.getLogger("pytorch_lightning")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module="pytorch_lightning")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+def protocol(given: Namespace, data: ImageDataModule) -> str:
+    """What stands behind the table."""
+    rates = ", ".join(f"{lr:g}" for lr in given.lrs)
+    if len(given.lrs) > 1:
+        rates += f" (the best on {100 * HELD_OUT:g} % of the labels, held out; then trained anew on all)"
+    sizes = (("training", data.max_train_images), ("validation", data.max_val_images))
+    limits = "".join(f", at most {most:,} {kind} images" for kind, most in sizes if most)
+    views = data.views or FineTune.recipe
+    return (
+        f"{type(data).__name__}{limits}: {given.metric.replace('_', ' ')} on clean validation images; all weights "
+        f"trained, {given.steps} steps of up to {given.batch_size} images, views {views}, AdamW, lr {rates}, weight "
+        f"decay {WEIGHT_DECAY:g}, {100 * WARMUP:g} % of the steps warm-up, cosine to 0; seeds "
+        f"{', '.join(map(str, given.seeds))} of labels and run"
+    )
+
+
+def table(cells: list[Cell]) -> Table:
+    """Both starts side by side, and the gain in points."""
+    shown = Table("labels", "images", "from scratch %", "pretrained %", "gain", "lr")
+    for scratch, tuned in zip(cells[::2], cells[1::2], strict=True):
+        gain = 100 * (statistics.mean(tuned.accuracy) - statistics.mean(scratch.accuracy))
+        share, rates = f"{100 * scratch.fraction:g} %", f"{scratch.lr:g}, {tuned.lr:g}"
+        shown.add_row(share, str(scratch.images), str(scratch), str(tuned), f"{gain:+.1f}", rates)
+    return shown
+
+
+def check(given: Namespace) -> None:
+    """Refuses what cannot be run.
+
+    Raises:
+        UserError: a number is out of its range.
+    """
+    if min(given.steps, given.batch_size) < 1:
+        raise UserError(f"--steps {given.steps} and --batch_size {given.batch_size} must be at least 1.")
+    if any(not 0 < share <= 1 for share in given.fractions):
+        raise UserError(f"--fractions {given.fractions}: shares of the labels, above 0 and at most 1, as 0.01 0.1 1.")
+
+
+def main() -> None:
+    parser = PlainParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("checkpoint", help="what to start from, of this project or another")
+    parser.add_argument("--part", default="backbone", choices=["backbone", "teacher"], help="which of its networks")
+    add_data(parser)
+    parser.add_argument("--fractions", type=float, nargs="+", default=[0.01, 0.1, 1.0], help="shares of the labels")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of the draw of labels and of the run")
+    parser.add_argument(
+        "--lrs", type=float, nargs="+", default=[3e-4, 1e-3, 3e-3], help="learning rates to choose from"
+    )
+    parser.add_argument("--steps", type=int, default=400, help="optimiser steps of every run")
+    parser.add_argument("--batch_size", type=int, default=64, help="images a step, or all there are")
+    parser.add_argument("--max_images", type=int | None, help="training images at most, for a table in minutes")
+    parser.add_argument("--metric", default="top1", choices=["top1", "mean_per_class"], help="accuracy to report")
+    parser.add_argument("--name", type=str | None, help="results/NAME.json is written")
+    with answering_mistakes():
+        given = parser.parse_args()
+        check(given)
+        found = load_backbone(given.checkpoint, given.part)
+        limits = {} if given.max_images is None else {"max_train_images": given.max_images}
+        data = data_for(given, parser, given.checkpoint, found.images or {}, **limits)
+        told, revision = protocol(given, data), commit()
+        print(f"{found.origin}, {found.part}: {found.loaded} of {found.loaded} tensors loaded.\n{told}.")
+        with silence():
+            bench = Bench(given, data, found)
+            cells = [bench.cell(start, fraction) for fraction in given.fractions for start in STARTS]
+        Console().print(table(cells))
+        if given.name:
+            write(given.name, found, told, revision, time.perf_counter() - bench.began, cells)
+
+
+def write(name: str, found: Pretrained, told: str, revision: str, seconds: float, cells: list[Cell]) -> None:
+    """Records the table, with what it ran on."""
+    facts: dict[str, Any] = {"checkpoint": f"{found.origin}, {found.part}", "backbone": asdict(found.config)}
+    facts |= {"protocol": told, "commit": revision, "hardware": hardware(), "seconds": round(seconds, 1)}
+    path = ROOT / "results" / f"{name}.json"
+    path.write_text(json.dumps(facts | {"cells": [asdict(cell) for cell in cells]}, indent=2) + "\n")
+    print(f"written: {path.relative_to(ROOT)}")
+
+
+if __name__ == "__main__":
+    main()
