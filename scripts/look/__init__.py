@@ -1,0 +1,1 @@
+"""Pictures of a representation, and runs side by side."""
