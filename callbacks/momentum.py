@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from torch import nn
+from torch import Tensor
 
 from datamodules.errors import UserError
 
@@ -19,7 +19,7 @@ class MomentumUpdate(Callback):
 
     def __init__(self) -> None:
         self._step_before = 0
-        self._pairs: list[tuple[Any, list[nn.Parameter], list[nn.Parameter]]] | None = None
+        self._pairs: list[tuple[Any, list[Tensor], list[Tensor]]] | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuses a precision in which an average cannot move."""

@@ -85,11 +85,82 @@ def large_batch() -> str:
     return markdown(("", "of", "over that of", "ratio"), lines)
 
 
+def fit() -> str:
+    """A run against its bare networks, and where the rest of a step goes."""
+    lines = []
+    for row in results("benchmark-fit-cpu")["results"]:
+        spent = row["milliseconds_a_step"]
+        whole = sum(spent.values())
+        rest = sorted((n for n in spent if n not in ("forward", "backward", "optimiser step")), key=lambda n: -spent[n])
+        shares = ", ".join(f"{name} {spent[name] / whole:.1%}" for name in rest if spent[name] >= 0.001 * whole)
+        rates = (f"{row['fit_images_per_s']:.1f}", f"{row['bare_images_per_s']:.1f}")
+        lines.append((row["case"], row["batch_size"], *rates, ratio(row, "efficiency", 3), shares))
+    head = (
+        "Method",
+        "batch",
+        "`cli.py fit`, images/s",
+        "bare networks",
+        "efficiency",
+        "shares of a step beside the networks",
+    )
+    return markdown(head, lines)
+
+
+def views() -> str:
+    """Augmentation against lightly's."""
+    lines = [
+        (row["case"], f"{row['ours']:.0f}", f"{row['lightly']:.0f}", ratio(row, digits=1))
+        for row in results("benchmark-views-cpu")["results"]
+    ]
+    return markdown(("Views", "ours, images/s", "lightly", "ratio"), lines)
+
+
+def peers() -> str:
+    """Whole training runs against lightly's."""
+    lines = []
+    for name in ("benchmark-peers-resnet18-cpu", "benchmark-peers-convnet-cpu"):
+        for row in (found := results(name))["results"]:
+            precision = found["precisions"][row["case"]]
+            how = f"{precision['ours']} / {precision['theirs']}"
+            rates = (f"{row['ours_images_per_second']:.0f}", f"{row['theirs_images_per_second']:.0f}")
+            memory = f"{row['ours_host_mib']:.0f} / {row['theirs_host_mib']:.0f}"
+            lines.append((row["case"].partition("-")[0], row["method"], how, *rates, ratio(row), memory))
+    head = (
+        "Network",
+        "Method",
+        "precision, ours / lightly",
+        "ours, images/s",
+        "lightly",
+        "ratio",
+        "MiB, ours / lightly",
+    )
+    return markdown(head, lines)
+
+
+def parts() -> str:
+    """What a step does beside the networks, against what the machine allows."""
+    lines = [
+        (
+            row["backbone"],
+            row["part"],
+            f"{row['microseconds']:.0f}",
+            f"{row['limit_microseconds']:.0f}",
+            ratio(row, digits=1),
+        )
+        for row in results("benchmark-parts-cpu")["results"]
+    ]
+    return markdown(("Parameters of", "Part", "µs a step", "limit, µs", "times the limit"), lines)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "equal-budget": equal_budget,
     "fast-moco": fast_moco,
     "mae": mae,
     "large-batch": large_batch,
+    "fit": fit,
+    "views": views,
+    "peers": peers,
+    "parts": parts,
 }
 
 

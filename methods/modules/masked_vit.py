@@ -25,8 +25,11 @@ def prepare_masked_vit(network: nn.Module, pretrained: bool) -> None:
     from timm.layers import PatchEmbed  # a second of import time that other methods need not pay
     from timm.models import VisionTransformer
 
-    plain = isinstance(network, VisionTransformer) and type(network.patch_embed) is PatchEmbed
-    if not (plain and network.pos_embed is not None):
+    if not (
+        isinstance(network, VisionTransformer)
+        and type(network.patch_embed) is PatchEmbed  # a hybrid's patches come from a network of its own
+        and network.pos_embed is not None
+    ):
         raise UserError(
             f"MAE hides patches from a plain ViT of timm's that has a position embedding, and {type(network).__name__} "
             "is none: choose another --model.backbone.name, such as timm/vit_base_patch16_224."
