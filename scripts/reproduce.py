@@ -90,7 +90,7 @@ def main() -> None:
         }
     path = ROOT / "results" / f"{options.name}.json"
     path.write_text(json.dumps(result, indent=2) + "\n")
-    print(f"written: {path.relative_to(ROOT)}")
+    print(f"written: {path}")
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ gets the time that is left; one that runs out of it is stopped, and what it had 
 """
 
 import argparse
+import os
+import signal
 import subprocess
 import sys
 import time
@@ -64,12 +66,11 @@ def main() -> None:
     end = time.monotonic() + options.seconds
     for name in options.only or chosen:
         print(f"--- {name}, {end - time.monotonic():.0f} s left", flush=True)
+        process = subprocess.Popen([sys.executable, *chosen[name]], cwd=ROOT, start_new_session=True)
         try:
-            status = subprocess.run(
-                [sys.executable, *chosen[name]], cwd=ROOT, timeout=end - time.monotonic()
-            ).returncode
-            print(f"--- {name} ended with status {status}", flush=True)
-        except (subprocess.TimeoutExpired, ValueError):  # ValueError: no time is left at all
+            print(f"--- {name} ended with status {process.wait(max(0.0, end - time.monotonic()))}", flush=True)
+        except subprocess.TimeoutExpired:
+            os.killpg(process.pid, signal.SIGKILL)  # and what it had started
             print(f"--- {name}: out of time", flush=True)
 
 
