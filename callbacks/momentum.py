@@ -1,10 +1,8 @@
 """Moves teachers after their students."""
 
-from typing import Any
-
 import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from torch import Tensor
+from torch import Tensor, nn
 
 from datamodules.errors import UserError
 
@@ -19,7 +17,7 @@ class MomentumUpdate(Callback):
 
     def __init__(self) -> None:
         self._step_before = 0
-        self._pairs: list[tuple[Any, list[Tensor], list[Tensor]]] | None = None
+        self._parameters: dict[nn.Module, tuple[list[Tensor], list[Tensor]]] = {}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuses a precision in which an average cannot move."""
@@ -30,8 +28,8 @@ class MomentumUpdate(Callback):
             )
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Collects the parameters once: to gather some hundred of them takes longer than to move them."""
-        self._pairs = [(pair, *pair.parameters()) for pair in pl_module.ema_pairs()]  # pyright: ignore[reportCallIssue]
+        """Forgets the parameters of an earlier fit."""
+        self._parameters.clear()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_) -> None:
         """Remembers the step, since a batch need not end in an optimiser step."""
@@ -43,7 +41,9 @@ class MomentumUpdate(Callback):
         if trainer.global_step == self._step_before:
             return
         total = trainer.estimated_stepping_batches  # infinite in a run without an end: progress stays 0
-        assert self._pairs is not None, "a batch ends in a fit that has begun"
-        for pair, teachers, students in self._pairs:
+        for pair in pl_module.ema_pairs():  # pyright: ignore[reportCallIssue]
+            if pair.teacher not in self._parameters:  # to gather some hundred takes longer than to move them
+                self._parameters[pair.teacher] = pair.parameters()
+            teachers, students = self._parameters[pair.teacher]
             progress = min(1.0, (self._step_before + pair.before_forward) / max(1, total))
             torch._foreach_lerp_(teachers, students, 1 - pair.momentum_at(progress))

@@ -94,7 +94,7 @@ class Benchmark(LightningModule):
         raise NotImplementedError
 
 
-class SimCLR(Benchmark):
+class LightlySimCLR(Benchmark):
     """NT-Xent within the batch."""
 
     def __init__(self, config: BackboneConfig, batch_size: int) -> None:
@@ -108,7 +108,7 @@ class SimCLR(Benchmark):
         return self.criterion(self.online(x0), self.online(x1))
 
 
-class MoCo(Benchmark):
+class LightlyMoCo(Benchmark):
     """Keys shuffled, BatchNorm in groups, negatives from lightly's memory bank."""
 
     def __init__(self, config: BackboneConfig, batch_size: int) -> None:
@@ -127,7 +127,7 @@ class MoCo(Benchmark):
         return self.criterion(query, batch_unshuffle(self.slow(shuffled), order))
 
 
-class BYOL(Benchmark):
+class LightlyBYOL(Benchmark):
     """Every view through both networks."""
 
     def __init__(self, config: BackboneConfig, batch_size: int) -> None:
@@ -147,7 +147,11 @@ class BYOL(Benchmark):
         return 0.5 * (self.criterion(p0, z1) + self.criterion(p1, z0))
 
 
-METHODS: dict[str, Callable[[BackboneConfig, int], Benchmark]] = {"SimCLR": SimCLR, "MoCo": MoCo, "BYOL": BYOL}
+METHODS: dict[str, Callable[[BackboneConfig, int], Benchmark]] = {
+    "SimCLR": LightlySimCLR,
+    "MoCo": LightlyMoCo,
+    "BYOL": LightlyBYOL,
+}
 
 
 def views(method: str) -> Callable[[Image.Image], Any]:
