@@ -20,11 +20,14 @@ install: $(READY)  ## Make .venv with the locked dependencies
 quickstart: $(READY)  ## Train SimCLR on handwritten digits, minutes on two CPU cores, nothing to download
 	$(BIN)/python cli.py fit --config configs/quickstart.yaml
 
+# A worker a core, four at most: a test may start two processes of its own.
+WORKERS := --numprocesses auto --maxprocesses 4 --dist worksteal
+
 test: $(READY)  ## All tests but the slow ones, under 10 minutes on two cores
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest $(WORKERS) -m "not slow"
 
 test-fast: $(READY)  ## Neither slow tests nor several processes, under 2 minutes
-	$(BIN)/python -m pytest -m "not slow and not ddp and not process"
+	$(BIN)/python -m pytest $(WORKERS) -m "not slow and not ddp and not process"
 
 test-slow: $(READY)  ## The slow tests alone
 	$(BIN)/python -m pytest -m slow
