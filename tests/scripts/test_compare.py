@@ -2,7 +2,7 @@
 
 import os
 import re
-import sys
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -18,19 +18,9 @@ SIMCLR = {"class_path": "methods.SimCLR", "init_args": {"temperature": 0.1}}
 
 
 @pytest.fixture
-def compare(monkeypatch, tmp_path, capsys):
-    """Runs the command in a folder of its own; returns what it printed, and its exit status."""
-    monkeypatch.chdir(tmp_path)
-
-    def run(*words: object) -> tuple[str, int]:
-        monkeypatch.setattr(sys, "argv", ["compare.py", *map(str, words)])
-        try:
-            main()
-        except SystemExit as stopped:
-            return capsys.readouterr().err, int(stopped.code or 0)
-        return capsys.readouterr().out, 0
-
-    return run
+def compare(run_script):
+    """Runs the command in an empty folder; returns what it printed, and its exit status."""
+    return partial(run_script, main)
 
 
 def three(folder: Path) -> list[Path]:

@@ -1,6 +1,6 @@
 """Pictures of a network and of runs, as a user makes them."""
 
-import sys
+from functools import partial
 from pathlib import Path
 
 import matplotlib
@@ -25,20 +25,9 @@ from tests.support.runs import write_run
 
 
 @pytest.fixture
-def visualize(monkeypatch, tmp_path, capsys):
+def visualize(run_script):
     """Runs the command in an empty folder; returns what it printed, and its exit status."""
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(sys, "path", list(sys.path))
-
-    def run(*words: object) -> tuple[str, int]:
-        monkeypatch.setattr(sys, "argv", ["visualize.py", *map(str, words)])
-        try:
-            main()
-        except SystemExit as stopped:
-            return capsys.readouterr().err, int(stopped.code or 0)
-        return capsys.readouterr().out, 0
-
-    return run
+    return partial(run_script, main)
 
 
 def size(path: Path) -> tuple[int, int]:
