@@ -15,9 +15,9 @@ from typing import Any
 
 import torch
 from jsonargparse import Namespace
-from pytorch_lightning import Trainer
+from pytorch_lightning import LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.cli import LightningCLI
+from pytorch_lightning.cli import LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.plugins.io import CheckpointIO
 from pytorch_lightning.utilities import rank_zero_only
@@ -149,10 +149,19 @@ def claim_version(root: Path) -> str:
         return folder.name
 
 
+class SaveConfigOfFit(SaveConfigCallback):
+    """Writes config.yaml into the folder of a run; what only looks at one has no folder."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """At the start of a fit."""
+        if stage == "fit":
+            super().setup(trainer, pl_module, stage)
+
+
 def quieten() -> None:
     """Keeps what is no news to the user out of the terminal: an advertisement, a deprecation inside Lightning."""
     logging.getLogger("pytorch_lightning.utilities.rank_zero").addFilter(
-        lambda record: "litlogger" not in record.getMessage()
+        lambda record: not any(product in record.getMessage() for product in ("litlogger", "litmodels"))
     )
     warnings.filterwarnings("ignore", message=".*LeafSpec.*deprecated.*")
     warnings.filterwarnings("ignore", message=".*number of training batches.*smaller than the logging interval.*")
@@ -164,7 +173,9 @@ def main() -> None:
     quieten()
     sys.path.append(os.getcwd())  # classes in the user's own folder; last, so that no file there hides a dependency
     with answering_mistakes():
-        ParallaxCLI(save_config_kwargs={"overwrite": True}, **cli_arguments(*SUBCOMMANDS))
+        ParallaxCLI(
+            save_config_callback=SaveConfigOfFit, save_config_kwargs={"overwrite": True}, **cli_arguments(*SUBCOMMANDS)
+        )
 
 
 if __name__ == "__main__":
