@@ -13,10 +13,10 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import torch
+import yaml
 from jsonargparse import Namespace
 from pytorch_lightning import LightningModule, Trainer
-from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
 from pytorch_lightning.cli import LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.plugins.io import CheckpointIO
@@ -24,13 +24,14 @@ from pytorch_lightning.utilities import rank_zero_only
 
 from callbacks.checkpoint_io import AtomicCheckpointIO
 from datamodules.errors import UserError
+from methods.layouts.files import read_file
 from scripts.parsing import SUBCOMMANDS, answering_mistakes, cli_arguments
 from scripts.resuming import checkpoint_to_use
 
 NETWORK_FLAGS = {"model.backbone.name", "model.backbone.in_channels", "model.backbone.small_images"}
 """No checkpoint of another value fits."""
-OPTIMISER_FLAGS = {"model.optim.optimizer", "model.optim.decay_biases"}
-"""No state of an optimiser of another value fits."""
+OPTIMISER_FLAGS = {"model", "model.optim.optimizer", "model.optim.decay_biases"}
+"""No state of an optimiser of another value fits, nor of another method."""
 LISTED = 3  # names in a sentence
 MISSING = object()
 
@@ -50,7 +51,8 @@ class ParallaxCLI(LightningCLI):
         """
         subcommand = self.config.subcommand
         given = self.config[subcommand]
-        given.ckpt_path = path = checkpoint_to_use(given.ckpt_path, given.trainer.default_root_dir)
+        flags = yaml.safe_load(self._parser(subcommand).dump(given, skip_none=False))
+        given.ckpt_path = path = checkpoint_to_use(given.ckpt_path, given.trainer.default_root_dir, flags)
         if path is None or not Path(path).is_file():
             return
         fixed = NETWORK_FLAGS | (OPTIMISER_FLAGS if subcommand == "fit" else set())
@@ -87,7 +89,7 @@ class ParallaxCLI(LightningCLI):
         """The method and its arguments that were others when the checkpoint was written: flag -> value there."""
         if not Path(self._ckpt_path).is_file():
             return {}  # the name of one, such as best
-        saved = torch.load(self._ckpt_path, "cpu", weights_only=True, mmap=True).get("hyper_parameters", {})
+        saved = read_file(self._ckpt_path).get("hyper_parameters") or {}
         model: Namespace = self.config[self.config.subcommand].model
         here = {"model": model.class_path} | {f"model.{name}": value for name, value in model.init_args.items()}
         there = {flag: _saved(saved, flag) for flag in here}
@@ -106,7 +108,10 @@ class ParallaxCLI(LightningCLI):
                 CSVLogger(root, name="", version=version),
                 TensorBoardLogger(root, name="", version=version, default_hp_metric=False),
             ]
-        plugins = self._get(self.config_init, "trainer").plugins or []
+        made = self._get(self.config_init, "trainer")
+        if config.enable_progress_bar is False:
+            made.callbacks = [c for c in made.callbacks or [] if not isinstance(c, ProgressBar)]
+        plugins = made.plugins or []
         plugins = list(plugins) if isinstance(plugins, list | tuple) else [plugins]
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             kwargs["plugins"] = [*plugins, AtomicCheckpointIO()]

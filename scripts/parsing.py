@@ -63,6 +63,9 @@ def answering_mistakes() -> Iterator[None]:
     """Ends the program with a sentence and status 2 where the user can mend what went wrong within."""
     try:
         yield
+    except KeyboardInterrupt:
+        sys.stderr.write("interrupted\n")
+        sys.exit(130)  # as shells count it
     except (UserError, ValueError) as error:
         told = user_error(error)
         if told is None:
@@ -155,7 +158,12 @@ def _missing(names: list[str], message: str, classes: list[str], keys: list[str]
     shown = {name: f"{flag} ..." if flag.startswith("-") else flag for name, flag in flags.items()}
     config = "--config FILE, or " if "config" in keys else ""
     examples = " ".join((shown | EXAMPLES)[name] for name in names)
-    return f"{' and '.join(flags.values())} missing: give {config}for example {examples}."
+    told = f"{' and '.join(flags.values())} missing"
+    return (
+        f"{told}: see --help."
+        if examples == " ".join(flags.values())
+        else f"{told}: give {config}for example {examples}."
+    )
 
 
 def _name(class_path: str) -> str:
