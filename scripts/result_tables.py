@@ -115,28 +115,6 @@ def views() -> str:
     return markdown(("Views", "ours, images/s", "lightly", "ratio"), lines)
 
 
-def peers() -> str:
-    """Whole training runs against lightly's."""
-    lines = []
-    for name in ("benchmark-peers-resnet18-cpu", "benchmark-peers-convnet-cpu"):
-        for row in (found := results(name))["results"]:
-            precision = found["precisions"][row["case"]]
-            how = f"{precision['ours']} / {precision['theirs']}"
-            rates = (f"{row['ours_images_per_second']:.0f}", f"{row['theirs_images_per_second']:.0f}")
-            memory = f"{row['ours_host_mib']:.0f} / {row['theirs_host_mib']:.0f}"
-            lines.append((row["case"].partition("-")[0], row["method"], how, *rates, ratio(row), memory))
-    head = (
-        "Network",
-        "Method",
-        "precision, ours / lightly",
-        "ours, images/s",
-        "lightly",
-        "ratio",
-        "MiB, ours / lightly",
-    )
-    return markdown(head, lines)
-
-
 def parts() -> str:
     """What a step does beside the networks, against what the machine allows."""
     lines = [
@@ -152,14 +130,33 @@ def parts() -> str:
     return markdown(("Parameters of", "Part", "µs a step", "limit, µs", "times the limit"), lines)
 
 
+def labels() -> str:
+    """Fine-tuning against training from scratch at several shares of the labels."""
+    import statistics
+
+    found = results("cifar10-label-efficiency-cpu")
+    cells = {(cell["fraction"], cell["start"]): cell for cell in found["cells"]}
+    lines = []
+    for fraction in sorted({fraction for fraction, _ in cells}):
+        scratch, pretrained = (cells[fraction, start] for start in ("scratch", "pretrained"))
+        means = [100 * statistics.mean(cell["accuracy"]) for cell in (scratch, pretrained)]
+        shown = [
+            f"{mean:.1f}" + (f" ± {100 * statistics.stdev(cell['accuracy']):.1f}" if len(cell["accuracy"]) > 1 else "")
+            for mean, cell in zip(means, (scratch, pretrained), strict=True)
+        ]
+        steps = found["steps"][f"{fraction:g}"]
+        lines.append((f"{fraction:.0%}", scratch["images"], steps, *shown, f"{means[1] - means[0]:+.1f}"))
+    return markdown(("labels", "images", "steps", "from scratch %", "pretrained %", "gain"), lines)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "equal-budget": equal_budget,
     "fast-moco": fast_moco,
     "mae": mae,
     "large-batch": large_batch,
+    "labels": labels,
     "fit": fit,
     "views": views,
-    "peers": peers,
     "parts": parts,
 }
 
