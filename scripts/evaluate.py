@@ -5,14 +5,12 @@ python scripts/evaluate.py CHECKPOINT --suite full --seeds 0 1 2 --data CIFAR10 
 python scripts/evaluate.py moco_v2_800ep_pretrain.pth.tar --data ImageFolder --data.path FOLDER --name moco-v2-800ep
 
 Suites: quick (kNN), standard (kNN and linear), full (also fine-tuned, with all labels, 10 % and 1 % of them). The
-result is kept as evaluation.json in the run's folder, or under results/ with --name.
+result is kept as evaluation.json in the run's folder, or under results/ with --name, row by row as they are measured.
 """
 
-import json
 import logging
 import os
 import sys
-import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -30,11 +28,14 @@ from methods.backbones import BackboneConfig
 from methods.evaluation.frozen import loaded
 from methods.layouts.weights import Part
 from methods.pretrained import Pretrained, load_backbone
-from scripts.evaluating.protocols import SUITES, Row, run
+from scripts.evaluating import record
+from scripts.evaluating.protocols import SUITES, Protocol, Row, check_hardware, check_seeds, run
 from scripts.evaluating.table import neighbours, results
 from scripts.evaluation_data import add_data, data_for, run_config
 from scripts.parsing import PlainParser, answering_mistakes
-from scripts.reproduce import ROOT, commit, hardware
+from scripts.reproduce import commit, hardware
+
+OF_LOADING = ("views", "masks", "batch_size", "eval_batch_size", "cache", "num_workers", "unreadable")
 
 
 def parser_of_flags() -> PlainParser:
@@ -46,6 +47,7 @@ def parser_of_flags() -> PlainParser:
     parser.add_argument("--backbone", type=BackboneConfig | None, help="the network, for files that do not tell")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0], help="several give mean and standard deviation")
     parser.add_argument("--name", type=str | None, help="write results/NAME.json, with commit and hardware")
+    parser.add_argument("--overwrite", action="store_true", help="replace results/NAME.json")
     parser.add_argument("--accelerator", default="auto", help="cpu, cuda, mps, or auto")
     parser.add_argument("--precision", default="32-true", help="of the networks' forward passes, such as bf16-mixed")
     add_data(parser)
@@ -54,53 +56,73 @@ def parser_of_flags() -> PlainParser:
 
 def evaluate(given: Namespace, parser: PlainParser, console: Console) -> None:
     """Does what the command line asks for."""
-    suite = check_flags(given)
+    trainer = {"accelerator": given.accelerator, "precision": given.precision}
+    suite, place = check_flags(given, trainer), place_for(given)
     backbone = BackboneConfig(**given.backbone.as_dict()) if given.backbone else None
     source = load_backbone(given.checkpoint, given.part, backbone)
     console.print(f"{given.checkpoint}: {loaded(source)}", highlight=False)
     data = data_for(given, parser, given.checkpoint, source.images)
-    revision, began = commit(), time.perf_counter()  # of the code that runs, whatever is edited meanwhile
+    facts = {
+        "checkpoint": "/".join(Path(given.checkpoint).parts[-3:]),
+        "network": described(source),
+        "flags": trainer,
+    }
+    revision = commit()  # of the code that runs, whatever is edited meanwhile
 
     def make_data(**changes: Any) -> ImageDataModule:
         return data_for(given, parser, given.checkpoint, source.images, **changes) if changes else data
 
     network = {"pretrained": given.checkpoint, "part": given.part, "backbone": backbone}
-    trainer = {"accelerator": given.accelerator, "precision": given.precision}
     rows: list[Row] = []
-    for protocol in suite:
-        console.print(f"{protocol.title} ...", style="dim")
-        rows.append(run(protocol, network, make_data, given.seeds, trainer))
-    console.print(f"{source.config.name}, {source.origin}, on {images(data)}", highlight=False)
-    console.print(results(rows))
-    for shown in (neighbours(rows), *(hint for row in rows for hint in row.hints)):
-        if shown is not None:
-            console.print(shown, highlight=False)
-    result = {
-        "checkpoint": "/".join(Path(given.checkpoint).parts[-3:]),
-        "network": described(source),
-        "data": {"name": type(data).__name__, "images": images(data)} | preparation(data),
-        "suite": given.suite,
-        "flags": trainer,
-        "commit": revision,
-        "hardware": hardware(),
-        "seconds": round(time.perf_counter() - began, 1),
-        "rows": [asdict(row) for row in rows],
-    }
-    console.print(keep(result, given), highlight=False)
+    written = False
+    try:
+        for protocol in suite:
+            console.print(f"{protocol.title} ...", style="dim")
+            rows.append(run(protocol, network, make_data, given.seeds, trainer))
+            if place is not None:
+                kept = [asdict(row) | {"commit": revision, "hardware": hardware()} for row in rows]
+                result = facts | {"data": preparation(given, data), "rows": kept}
+                (record.write if given.name is not None else record.add)(place, result)
+                written = True
+    finally:  # also of a suite that is stopped
+        if rows:
+            show(rows, f"{source.config.name}, {source.origin}, on {images(data)}", console)
+        if written and place:
+            console.print(f"Written: {os.path.relpath(place)}", highlight=False)
+    if not place:
+        told = "Not kept, as the checkpoint lies in no run's folder: --name NAME writes results/NAME.json."
+        console.print(told, highlight=False)
 
 
-def check_flags(given: Namespace) -> tuple:
+def check_flags(given: Namespace, trainer: dict[str, Any]) -> tuple[Protocol, ...]:
     """The suite that is asked for.
 
     Raises:
-        UserError: there is no suite or part of that name, or a seed is given twice.
+        UserError: there is no suite or part of that name, or seeds or the Trainer's flags cannot be used.
     """
     for flag, known in (("suite", tuple(SUITES)), ("part", get_args(Part))):
         if given[flag] not in known:
             raise UserError(f"--{flag} {given[flag]} is none of {', '.join(known)}.")
-    if len(set(given.seeds)) < len(given.seeds):
-        raise UserError(f"--seeds {' '.join(map(str, given.seeds))}: the same seed twice would feign certainty.")
+    check_seeds(given.seeds)
+    check_hardware(trainer)
     return SUITES[given.suite]
+
+
+def place_for(given: Namespace) -> Path | None:
+    """The file for the result; None where there is none for it."""
+    if given.name is not None:
+        return record.named(given.name, given.overwrite)
+    config = run_config(given.checkpoint)
+    return record.of_run(config.parent) if config else None
+
+
+def show(rows: list[Row], title: str, console: Console) -> None:
+    """Prints the table and what could be done better."""
+    console.print(title, highlight=False)
+    console.print(results(rows))
+    for shown in (neighbours(rows), *(hint for row in rows for hint in row.hints)):
+        if shown is not None:
+            console.print(shown, highlight=False)
 
 
 def images(data: ImageDataModule) -> str:
@@ -112,30 +134,20 @@ def images(data: ImageDataModule) -> str:
     )
 
 
-def preparation(data: ImageDataModule) -> dict[str, Any]:
-    """How the images reach the network."""
-    return {name: getattr(data, name) for name in ("image_size", "mean", "std", "max_train_images", "max_val_images")}
+def preparation(given: Namespace, data: ImageDataModule) -> dict[str, Any]:
+    """Which images reach the network, and how, after the data was set up; of paths the last three parts."""
+    arguments = {name: value for name, value in given.data.init_args.as_dict().items() if name not in OF_LOADING}
+    told = {
+        name: "/".join(Path(value).parts[-3:]) if isinstance(value, str) else value for name, value in arguments.items()
+    }
+    shown = {name: getattr(data, name) for name in ("image_size", "mean", "std")}  # the network's, where no flag says
+    return {"name": type(data).__name__, "images": images(data)} | told | shown
 
 
 def described(source: Pretrained) -> dict[str, Any]:
     """The network, for the record."""
     told = {name: getattr(source, name) for name in ("origin", "part", "loaded", "unused", "batch_norm")}
     return told | {"config": asdict(source.config)}
-
-
-def keep(result: dict[str, Any], given: Namespace) -> str:
-    """Writes the result where it belongs; says where, in a sentence."""
-    config = run_config(given.checkpoint)
-    if given.name:
-        path, content = ROOT / "results" / f"{given.name}.json", result
-    elif config:
-        path = config.parent / "evaluation.json"  # of several data sets and parts, each keeps its newest
-        earlier = json.loads(path.read_text()) if path.is_file() else {}
-        content = earlier | {f"{result['data']['name']}, {given.part}": result}
-    else:
-        return "Not kept, as the checkpoint lies in no run's folder: --name NAME writes results/NAME.json."
-    path.write_text(json.dumps(content, indent=2) + "\n")
-    return f"Written: {os.path.relpath(path)}"
 
 
 @contextmanager
@@ -148,9 +160,11 @@ def quietly() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*LeafSpec.*deprecated.*")
-        yield
-    for logger, level in zip(loggers, levels, strict=True):
-        logger.setLevel(level)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
 
 
 def main() -> None:

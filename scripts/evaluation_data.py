@@ -5,6 +5,7 @@ Between making its parser and reading the command line a script calls `add_data`
 
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -35,10 +36,11 @@ def add_data(parser: PlainParser, words: Sequence[str] | None = None) -> None:
     if any(word == "--data" or word.startswith("--data=") for word in words):
         return  # a class of another name would take over the arguments of the run's that it happens to share
     configs = [config for word in words if (config := run_config(word))]
-    data = (yaml.safe_load(configs[0].read_text()) or {}).get("data") if configs else None
+    data = _data_of(configs[0]) if configs else None
     if data:
-        kept = {name: value for name, value in data.get("init_args", {}).items() if name not in OF_TRAINING}
-        parser.set_defaults({"data": {"class_path": data["class_path"], "init_args": kept}})
+        kept = {name: value for name, value in (data.get("init_args") or {}).items() if name not in OF_TRAINING}
+        with suppress(ImportError, AttributeError, ValueError):  # a class of another project: `data_for` asks for one
+            parser.set_defaults({"data": {"class_path": data["class_path"], "init_args": kept}})
 
 
 def data_for(
@@ -58,8 +60,8 @@ def data_for(
     """
     if given.get("data") is None:
         raise UserError(
-            f"On which images? {checkpoint} lies in no run folder with a config.yaml that says so: give --data NAME, "
-            "for example --data CIFAR10 --data.path FOLDER."
+            f"On which images? {checkpoint} lies in no run folder with a config.yaml that says so in a class that can "
+            "be imported here: give --data NAME, for example --data CIFAR10 --data.path FOLDER."
         )
     known: dict[str, Any] = (read_file(checkpoint).get("images") if images is None else images) or {}
     config = given.clone()
@@ -80,10 +82,25 @@ def data_for(
 
 
 def run_config(checkpoint: str) -> Path | None:
-    """The config.yaml of the run that wrote a checkpoint, RUN/config.yaml for RUN/checkpoints/NAME.ckpt."""
+    """The config.yaml of the run that wrote a checkpoint, RUN/config.yaml for RUN/checkpoints/NAME.ckpt.
+
+    None where there is no such file, or it is another program's: a run's says which data it was trained on.
+    """
     path = Path(checkpoint)
     config = path.resolve().parent.parent / "config.yaml"
-    return config if path.is_file() and config.is_file() else None
+    return config if path.is_file() and config.is_file() and _data_of(config) else None
+
+
+def _data_of(config: Path) -> dict[str, Any] | None:
+    """The data in a run's configuration, its class and arguments; None if the file is no run's."""
+    try:
+        content = yaml.safe_load(config.read_text())
+    except (OSError, ValueError, yaml.YAMLError):
+        return None
+    data = content.get("data") if isinstance(content, dict) else None
+    if not isinstance(data, dict) or not isinstance(data.get("class_path"), str):
+        return None
+    return data if isinstance(data.get("init_args") or {}, dict) else None
 
 
 def _tell(data: ImageDataModule, taken: dict[str, Any]) -> None:

@@ -10,15 +10,15 @@ images, which have no part in any choice.
 """
 
 import copy
-import json
 import logging
+import os
 import statistics
 import sys
 import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -26,48 +26,24 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # run as a file, f
 from jsonargparse import Namespace
 from pytorch_lightning import Trainer, seed_everything
 from rich.console import Console
-from rich.table import Table
 
 from datamodules import ImageDataModule
 from datamodules.errors import UserError
+from datamodules.labels import taking_part
 from methods.evaluation.fine_tune import FineTune
 from methods.optim import OptimConfig
 from methods.pretrained import Pretrained, load_backbone
+from scripts.evaluating import record
+from scripts.evaluating.label_shares import Cell, table
+from scripts.evaluating.protocols import check_seeds
 from scripts.evaluation_data import add_data, data_for
 from scripts.parsing import PlainParser, answering_mistakes
-from scripts.reproduce import ROOT, commit, hardware
+from scripts.reproduce import commit, hardware
 
 STARTS = ("scratch", "pretrained")
 HELD_OUT = 0.2  # of the labels, to choose the rate on
 WARMUP = 0.1  # of the steps
 WEIGHT_DECAY = 0.05
-
-
-@dataclass
-class Cell:
-    """One start at one share of the labels.
-
-    Attributes:
-        start: `scratch` or `pretrained`.
-        fraction: share of the labels.
-        images: training images; of the first seed, should they differ.
-        held_out: by learning rate, the mean accuracy over the seeds on held-out labels; empty without a choice.
-        lr: the rate with the best of these.
-        accuracy: on the validation images, seed by seed.
-    """
-
-    start: str
-    fraction: float
-    images: int
-    held_out: dict[float, float]
-    lr: float
-    accuracy: list[float]
-
-    def __str__(self) -> str:
-        """Mean and standard deviation over the seeds, in percent."""
-        values = [100 * value for value in self.accuracy]
-        spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-        return f"{statistics.mean(values):.1f}{spread}"
 
 
 class Bench:
@@ -77,15 +53,33 @@ class Bench:
         given: the command line.
         data: the images, not set up.
         found: the checkpoint's network.
+
+    Raises:
+        UserError: a share leaves nothing to choose the rate on.
     """
 
     def __init__(self, given: Namespace, data: ImageDataModule, found: Pretrained) -> None:
         self.given, self.data, self.found = given, data, found
         data.prepare_data()
         self.sources = data.sources()
+        if len(given.lrs) > 1:
+            for fraction in given.fractions:
+                self.check_share(fraction)
         each = len(given.seeds) * (1 + len(given.lrs) * (len(given.lrs) > 1))
         self.runs, self.done = len(given.fractions) * len(STARTS) * each, 0
         self.began = time.perf_counter()
+
+    def check_share(self, fraction: float) -> None:
+        """Refuses a share of which no image can be held out: found in seconds, not after the other shares' runs."""
+        data = copy.copy(self.data)
+        data.label_fraction, data.label_seed, data.held_out = fraction, self.given.seeds[0], HELD_OUT
+        train, held = taking_part(data, *self.sources)
+        if not len(held):
+            raise UserError(
+                f"--fractions {fraction:g} leaves {len(train)} images of {len(train.labels.unique())} classes, too few "
+                f"of each (often one) for {100 * HELD_OUT:g} % to be held out to choose the learning rate on: give one "
+                "rate, as --lrs 1e-3, or a larger share."
+            )
 
     def cell(self, start: str, fraction: float) -> Cell:
         """Chooses the rate, then trains with every seed and judges."""
@@ -175,22 +169,15 @@ def protocol(given: Namespace, data: ImageDataModule) -> str:
     )
 
 
-def table(cells: list[Cell]) -> Table:
-    """Both starts side by side, and the gain in points."""
-    shown = Table("labels", "images", "from scratch %", "pretrained %", "gain", "lr")
-    for scratch, tuned in zip(cells[::2], cells[1::2], strict=True):
-        gain = 100 * (statistics.mean(tuned.accuracy) - statistics.mean(scratch.accuracy))
-        share, rates = f"{100 * scratch.fraction:g} %", f"{scratch.lr:g}, {tuned.lr:g}"
-        shown.add_row(share, str(scratch.images), str(scratch), str(tuned), f"{gain:+.1f}", rates)
-    return shown
-
-
 def check(given: Namespace) -> None:
     """Refuses what cannot be run.
 
     Raises:
         UserError: a number is out of its range.
     """
+    check_seeds(given.seeds)
+    if min(given.lrs) <= 0:
+        raise UserError(f"--lrs {given.lrs}: learning rates, above 0.")
     if min(given.steps, given.batch_size) < 1:
         raise UserError(f"--steps {given.steps} and --batch_size {given.batch_size} must be at least 1.")
     if any(not 0 < share <= 1 for share in given.fractions):
@@ -212,29 +199,33 @@ def main() -> None:
     parser.add_argument("--max_images", type=int | None, help="training images at most, for a table in minutes")
     parser.add_argument("--metric", default="top1", choices=["top1", "mean_per_class"], help="accuracy to report")
     parser.add_argument("--name", type=str | None, help="results/NAME.json is written")
+    parser.add_argument("--overwrite", action="store_true", help="replace results/NAME.json")
     with answering_mistakes():
         given = parser.parse_args()
         check(given)
+        place = None if given.name is None else record.named(given.name, given.overwrite)
         found = load_backbone(given.checkpoint, given.part)
         limits = {} if given.max_images is None else {"max_train_images": given.max_images}
         data = data_for(given, parser, given.checkpoint, found.images or {}, **limits)
         told, revision = protocol(given, data), commit()
         print(f"{found.origin}, {found.part}: {found.loaded} of {found.loaded} tensors loaded.\n{told}.")
         with silence():
-            bench = Bench(given, data, found)
-            cells = [bench.cell(start, fraction) for fraction in given.fractions for start in STARTS]
+            bench, cells = Bench(given, data, found), []
+            for fraction in given.fractions:
+                for start in STARTS:
+                    cells.append(bench.cell(start, fraction))
+                    if place:
+                        write(place, found, told, revision, time.perf_counter() - bench.began, cells)
         Console().print(table(cells))
-        if given.name:
-            write(given.name, found, told, revision, time.perf_counter() - bench.began, cells)
+        if place:
+            print(f"written: {os.path.relpath(place)}")
 
 
-def write(name: str, found: Pretrained, told: str, revision: str, seconds: float, cells: list[Cell]) -> None:
-    """Records the table, with what it ran on."""
+def write(place: Path, found: Pretrained, told: str, revision: str, seconds: float, cells: list[Cell]) -> None:
+    """Records the table as far as it is, with what it ran on."""
     facts: dict[str, Any] = {"checkpoint": f"{found.origin}, {found.part}", "backbone": asdict(found.config)}
     facts |= {"protocol": told, "commit": revision, "hardware": hardware(), "seconds": round(seconds, 1)}
-    path = ROOT / "results" / f"{name}.json"
-    path.write_text(json.dumps(facts | {"cells": [asdict(cell) for cell in cells]}, indent=2) + "\n")
-    print(f"written: {path.relative_to(ROOT)}")
+    record.write(place, facts | {"cells": [asdict(cell) for cell in cells]})
 
 
 if __name__ == "__main__":

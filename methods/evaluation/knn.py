@@ -1,5 +1,6 @@
 """Nearest neighbours in the training images: no parameter is fitted, so nothing hides a poor representation."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -45,7 +46,7 @@ class KNNEval(FrozenEval):
             pretrained: checkpoint of this project or another (docs/checkpoints.md).
             part: the network that learned, or its slow copy.
             backbone: the network, for checkpoints that do not tell.
-            k: numbers of neighbours; those above the number of training images are left out.
+            k: numbers of neighbours; those above the number of images in the bank are left out.
             temperature: of the neighbours' weights exp(s / T).
             bank_size: compare with a fixed random subset of the training images of this size; null for all.
             baselines: also measure raw pixels and the untrained network.
@@ -59,26 +60,27 @@ class KNNEval(FrozenEval):
         self.k, self.temperature = tuple(k), tuple(temperature)
         self.bank_size, self.baselines = bank_size, baselines
 
-    def setup(self, stage: str) -> None:
-        """Prepares one count for each pair."""
-        super().setup(stage)
-        self._images = min(self.bank_size or self.data.num_train_images, self.data.num_train_images)
-        ks = tuple(k for k in self.k if k <= self._images) or (self._images,)
-        self.pairs = [(k, t) for t in self.temperature for k in ks]
-        self.accuracies = nn.ModuleList(Accuracy(self.num_classes) for _ in self.pairs)
-
     def protocol(self) -> str:
-        """What stands behind the numbers."""
+        """What stands behind the numbers; known once the bank is made."""
         k, temperature = self.pairs[0]
-        subset = "" if self._images == self.data.num_train_images else "a fixed random subset of "
+        subset = "a fixed random subset of " if (self.bank_size or math.inf) < self.data.num_train_images else ""
         return (
             f"cosine kNN, k {k}, weighted by exp(s/{temperature:g}), fixed beforehand; bank: {subset}"
             f"{self._images:,} clean training images of {self.data.image_size} px, one view each"
         )
 
     def on_validation_epoch_start(self) -> None:
-        """Embeds the training images."""
+        """Embeds the training images, and prepares one count for each pair that has enough of them."""
         self._bank = self._bank_of(self.network)
+        own = torch.tensor(len(self._bank.labels), device=self.device)  # with a label, and readable
+        self._images = int(self.all_gather(own).sum())  # pyright: ignore[reportAttributeAccessIssue]
+        if not self._images:
+            raise UserError(
+                "kNN: no image of the bank can be read and has a label; give other data or a larger bank_size."
+            )
+        ks = tuple(k for k in self.k if k <= self._images) or (self._images,)
+        self.pairs = [(k, t) for t in self.temperature for k in ks]
+        self.accuracies = nn.ModuleList(Accuracy(self.num_classes) for _ in self.pairs).to(self.device)
 
     def validation_step(self, batch: Views, batch_idx: int) -> dict[str, Tensor]:
         """Classifies a batch of validation images."""

@@ -24,6 +24,7 @@ from methods.evaluation.heads import Heads, train_heads
 from methods.layouts.weights import Part
 
 CHUNK = 4096  # images that are classified at once
+COMMAND = "cli.py validate --config configs/eval/linear.yaml"  # has a flag for each setting, suites have none
 
 
 class Choice(NamedTuple):
@@ -161,7 +162,7 @@ class LinearEval(FrozenEval):
         if not len(held):
             raise UserError(
                 f"No class has enough of the {len(label)} training images for {self.held_out:.0%} to be held out: "
-                "raise --model.held_out."
+                f"raise it by {COMMAND} --model.held_out."
             )
         heads = self._fit(h[:, fit], label[fit], self.grid, seed)
         accuracy, loss = self._judge(heads, h[0, held], label[held])
@@ -192,5 +193,8 @@ class LinearEval(FrozenEval):
         for place, name in enumerate(("lr", "weight_decay")):
             values, chosen = {pair[place] for pair in self.grid}, {choice[place] for choice in self.choices}
             ends = ({max(values)} | ({min(values)} - {0.0})) & chosen if len(values) > 1 else set()
-            found += [f"The chosen {name} {end:g} is at the end of its grid: widen --model.{name}." for end in ends]
+            found += [
+                f"The chosen {name} {end:g} is at the end of its grid: widen it by {COMMAND} --model.{name}."
+                for end in ends
+            ]
         return found

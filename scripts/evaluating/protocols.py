@@ -8,10 +8,12 @@ from statistics import mean, stdev
 from typing import Any
 
 import yaml
+from lightning_fabric.utilities.exceptions import MisconfigurationException
 from pytorch_lightning import LightningModule, Trainer, seed_everything
 
 from callbacks import ProgressBar
 from datamodules import ImageDataModule
+from datamodules.errors import UserError
 from methods.evaluation import FineTune
 from methods.evaluation.frozen import FrozenEval
 from scripts.parsing import PlainParser
@@ -97,6 +99,32 @@ def run(
         row = _judge(protocol, settings, network, make_data, seeds, hardware)
     row.seconds = round(time.perf_counter() - began, 1)
     return row
+
+
+def check_seeds(seeds: Sequence[int]) -> None:
+    """Whether protocols can run with them.
+
+    Raises:
+        UserError: one is out of range or given twice.
+    """
+    told = f"--seeds {' '.join(map(str, seeds))}"
+    if not all(0 <= seed < 2**32 for seed in seeds):
+        raise UserError(f"{told}: a seed is a whole number from 0 to {2**32 - 1}.")
+    if len(set(seeds)) < len(seeds):
+        raise UserError(f"{told}: the same seed twice would feign certainty.")
+
+
+def check_hardware(hardware: dict[str, Any]) -> None:
+    """Whether there is a Trainer with these arguments.
+
+    Raises:
+        UserError: there is none here.
+    """
+    try:
+        _trainer(hardware)
+    except (ValueError, ImportError, MisconfigurationException) as error:
+        flags = " ".join(f"--{name} {value}" for name, value in hardware.items())
+        raise UserError(f"{flags} cannot be used here: {' '.join(str(error).split())}") from error
 
 
 def _judge(

@@ -13,7 +13,7 @@ from datamodules import Digits
 from methods import KNNEval
 from methods.backbones import BackboneConfig, build_backbone
 from scripts import evaluate
-from scripts.evaluating import protocols
+from scripts.evaluating import protocols, record
 from scripts.evaluating.protocols import FINE_TUNING, KNN, LINEAR, Row
 from scripts.evaluating.table import neighbours, percent
 from tests.support.commands import ROOT, cli
@@ -54,22 +54,22 @@ def test_a_run_is_judged_on_its_own_data(command, run_folder):
     code, told, errors = command(checkpoint, "--suite", "quick")
     assert code == 0, errors
     want = judge(KNNEval(str(checkpoint)), Digits())
-    assert "SimCLR, epoch 1, step 22, backbone: loaded 24 of 24 tensors" in " ".join(told.split())
+    assert "step 22, backbone: loaded 24 of 24 tensors" in " ".join(told.split())
     assert "Digits: 1,438 training and 359 validation images of 28 px, 10 classes" in " ".join(told.split())
     for name in ("pixels_top1", "untrained_top1", "top1", "top5", "top1_k200_t0.1"):
         assert percent(want[f"knn/{name}"]) in told, name
     assert "cosine kNN, k 20, weighted by exp(s/0.07), fixed beforehand" in told
-    (kept,) = json.loads((run_folder / "evaluation.json").read_text()).values()
+    (kept,) = json.loads((run_folder / "evaluation.json").read_text())
     (row,) = kept["rows"]
     assert row["accuracies"]["top1"] == pytest.approx(want["knn/top1"]) and "bank: 1,438 clean" in row["protocol"]
-    assert kept["commit"] and kept["hardware"]["torch"] and kept["seconds"] >= row["seconds"] > 0
+    assert row["commit"] and row["hardware"]["torch"] and row["seconds"] > 0
     assert kept["network"]["config"]["options"] == {"width": WIDTH} and kept["data"]["mean"] == [0.0767]
     assert kept["checkpoint"] == "run/checkpoints/last.ckpt"
 
 
 def test_all_protocols_several_seeds_and_a_name(command, run_folder, tmp_path, monkeypatch):
     (tmp_path / "results").mkdir()
-    monkeypatch.setattr(evaluate, "ROOT", tmp_path)
+    monkeypatch.setattr(record, "ROOT", tmp_path)
     short = [replace(protocol, epochs=1) for protocol in FINE_TUNING]
     monkeypatch.setitem(protocols.SUITES, "full", (KNN, LINEAR, short[0], short[2]))
     checkpoint = run_folder / "checkpoints" / "last.ckpt"
@@ -105,7 +105,7 @@ def test_other_data_is_shown_as_the_network_knows_images(command, run_folder):
     code, told, _ = command(run_folder / "checkpoints" / "other.ckpt", *flags, "--data.image_size", 20)
     assert code == 0 and "of 20 px" in " ".join(told.split())
     results = json.loads((run_folder / "evaluation.json").read_text())
-    assert list(results) == ["Digits, backbone"], "the newest stays"
+    assert [one["data"]["image_size"] for one in results] == [32, 20], "none replaces the other"
 
 
 def test_a_file_of_no_run_is_judged_on_data_of_the_flags_and_not_kept(command, tmp_path):
@@ -129,6 +129,9 @@ def test_a_file_of_no_run_is_judged_on_data_of_the_flags_and_not_kept(command, t
         (("made.ckpt", "--data", "Digits"), "The images of Digits have 1 channel(s), the network was trained on 3"),
         (("made.ckpt", "--suite", "all"), "--suite all is none of quick, standard, full"),
         (("made.ckpt", "--seeds", "1", "1"), "--seeds 1 1: the same seed twice"),
+        (("made.ckpt", "--seeds", "-1"), "--seeds -1: a seed is a whole number from 0"),
+        (("made.ckpt", "--precision", "7"), "--accelerator cpu --precision 7 cannot be used here: "),
+        (("made.ckpt", "--name", "a/b"), "--name 'a/b' becomes a file of results/"),
         (("made.ckpt", "--part", "teacher", "--data", "Digits"), "made.ckpt: SimCLR has no teacher"),
         (("made.ckpt", "--part", "head"), "--part head is none of backbone, teacher"),
         (("made.ckpt", "--sute", "quick"), "'sute' is no option. Did you mean 'suite'?"),
@@ -140,6 +143,99 @@ def test_what_can_be_mended_is_said_in_a_sentence(flags, message, command, tmp_p
     write_checkpoint(tmp_path)
     code, _, errors = command(*flags)
     assert code == 2 and errors.startswith(f"error: {message}") and errors.count("\n") == 1
+
+
+def fake_run(monkeypatch: pytest.MonkeyPatch, stop_at: str | None = None) -> list[str]:
+    """Protocols that take no time; their titles as they are carried out. One of them is stopped by the user."""
+    ran = []
+
+    def run(protocol, network, make_data, seeds, hardware):
+        make_data().setup("validate")
+        ran.append(protocol.title)
+        if protocol.title == stop_at:
+            raise KeyboardInterrupt
+        return Row(protocol.title, {"top1": 0.5}, {}, [] if protocol is KNN else list(seeds), "as told", 0.1)
+
+    monkeypatch.setattr(evaluate, "run", run)
+    return ran
+
+
+def kept(folder: Path) -> list[tuple[float | None, list[str]]]:
+    """Label share and titles of each result that a run's folder holds."""
+    found = json.loads((folder / "evaluation.json").read_text())
+    return [(one["data"]["label_fraction"], [row["title"] for row in one["rows"]]) for one in found]
+
+
+def test_a_short_suite_takes_nothing_from_a_long_one(command, run_folder, monkeypatch):
+    fake_run(monkeypatch)
+    checkpoint = run_folder / "checkpoints" / "last.ckpt"
+    for flags in (("--suite", "full"), ("--suite", "quick"), ("--data.label_fraction", 0.1), ("--seeds", 1)):
+        code, _, errors = command(checkpoint, *flags)
+        assert code == 0, errors
+    full = ["kNN", "Linear", *(protocol.title for protocol in FINE_TUNING)]
+    assert kept(run_folder) == [(None, [*full, "Linear"]), (0.1, ["kNN", "Linear"])]
+
+
+def test_what_was_measured_before_a_stop_is_kept_and_shown(command, run_folder, monkeypatch):
+    fake_run(monkeypatch, stop_at="Linear")
+    code, told, _ = command(run_folder / "checkpoints" / "last.ckpt")
+    assert code and kept(run_folder) == [(None, ["kNN"])] and "50.00" in told
+
+
+def test_a_place_that_cannot_be_written_is_told_before_anything_runs(command, run_folder, monkeypatch, tmp_path):
+    ran, checkpoint = fake_run(monkeypatch), run_folder / "checkpoints" / "last.ckpt"
+    monkeypatch.setattr(record, "ROOT", tmp_path)
+    (tmp_path / "results").mkdir()
+    (tmp_path / "results" / "mine.json").write_text("[]")
+    code, _, errors = command(checkpoint, "--name", "mine")
+    assert code == 2 and errors.startswith("error: results/mine.json is there already: add --overwrite") and not ran
+    for damaged in ('[{"rows"', '{"Digits, backbone": {}}', '[{"rows": [1]}]'):
+        (run_folder / "evaluation.json").write_text(damaged)
+        code, _, errors = command(checkpoint)
+        assert code == 2 and "is no list of results as this command writes it" in errors and not ran
+    monkeypatch.setattr(record.os, "access", lambda *_: False)  # a superuser may write to every folder
+    code, _, errors = command(checkpoint)
+    assert code == 2 and "cannot be written: give --name NAME" in errors and not ran
+    monkeypatch.undo()
+
+
+def test_a_name_is_replaced_where_that_is_asked_for(command, run_folder, monkeypatch, tmp_path):
+    fake_run(monkeypatch)
+    monkeypatch.setattr(record, "ROOT", tmp_path)
+    (tmp_path / "results").mkdir()
+    for suite in ("standard", "quick"):
+        flags = ("--name", "mine", "--overwrite", "--suite", suite)
+        assert command(run_folder / "checkpoints" / "last.ckpt", *flags)[0] == 0
+    assert [row["title"] for row in json.loads((tmp_path / "results" / "mine.json").read_text())["rows"]] == ["kNN"]
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        "data: {name: theirs}",
+        "data: [1, 2]",
+        "- a list",
+        "data: {class_path: 3}",
+        "data: {class_path: Digits, init_args: 3}",
+        "a: [",
+        "data: !!python/name:os.system",
+    ],
+)
+def test_another_program_s_config_is_none_of_a_run(content, command, run_folder, monkeypatch):
+    fake_run(monkeypatch)
+    (run_folder / "config.yaml").write_text(content)
+    checkpoint = run_folder / "checkpoints" / "last.ckpt"
+    code, _, errors = command(checkpoint)
+    assert code == 2 and "lies in no run folder with a config.yaml that says so" in errors
+    code, told, errors = command(checkpoint, "--data", "Digits")
+    assert code == 0 and "Not kept" in told, errors
+    assert not (run_folder / "evaluation.json").exists()
+
+
+def test_a_config_whose_data_is_not_known_here_is_told_in_a_sentence(command, run_folder):
+    (run_folder / "config.yaml").write_text("data: {class_path: their.package.Data, init_args: {size: 3}}")
+    code, _, errors = command(run_folder / "checkpoints" / "last.ckpt")
+    assert code == 2 and "in a class that can be imported here: give --data NAME" in errors and errors.count("\n") == 1
 
 
 def test_flags_of_the_data_change_the_run_s(command, run_folder):

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts import label_efficiency
-from scripts.label_efficiency import Cell, main
+from scripts.evaluating import record
+from scripts.label_efficiency import Bench, Cell, main
 
 SMALL = (
     *("--fractions", "0.05", "0.2", "--seeds", "0", "1", "--steps", "4", "--batch_size", "16"),
@@ -20,9 +20,15 @@ def run(monkeypatch: pytest.MonkeyPatch, *words: object) -> None:
     main()
 
 
+def results(monkeypatch: pytest.MonkeyPatch, folder: Path) -> Path:
+    """A folder of its own for results."""
+    monkeypatch.setattr(record, "ROOT", folder)
+    (folder / "results").mkdir()
+    return folder / "results"
+
+
 def test_a_table_of_both_starts(digits_checkpoint, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(label_efficiency, "ROOT", tmp_path)
-    (tmp_path / "results").mkdir()
+    results(monkeypatch, tmp_path)
     run(monkeypatch, digits_checkpoint, *SMALL, "--lrs", "0.001", "0.01", "--name", "labels")
     text = capsys.readouterr().out
     assert "24/24" in text and "SimCLR" in text and "gain" in text
@@ -53,6 +59,10 @@ def test_means_and_spreads():
     [
         (["--fractions", "2"], "--fractions"),
         (["--steps", "0"], "--steps 0"),
+        (["--seeds", "-1"], "--seeds -1: a seed is a whole number from 0"),
+        (["--lrs", "0"], "above 0"),
+        (["--name", "a/b"], "--name 'a/b' becomes a file of results/"),
+        (["--fractions", "0.01", "--max_images", "100"], "--fractions 0.01 leaves 10 images of 10 classes"),
         (["--metric", "top3"], "metric"),
     ],
 )
@@ -61,3 +71,32 @@ def test_mistakes_are_told_in_a_sentence(digits_checkpoint, monkeypatch, capsys,
         run(monkeypatch, digits_checkpoint, *words)
     assert stop.value.code == 2
     assert told in capsys.readouterr().err
+
+
+def test_a_share_too_small_to_choose_on_is_told_before_the_first_run(digits_checkpoint, monkeypatch, capsys):
+    monkeypatch.setattr(Bench, "run", lambda *_: pytest.fail("a run began"))
+    with pytest.raises(SystemExit):
+        run(monkeypatch, digits_checkpoint, "--fractions", "1", "0.01", "--max_images", "100")
+    assert "give one rate, as --lrs 1e-3, or a larger share" in capsys.readouterr().err
+
+
+def test_what_is_done_is_kept_and_not_replaced_unasked(digits_checkpoint, monkeypatch, tmp_path, capsys):
+    file, done = results(monkeypatch, tmp_path) / "labels.json", []
+
+    def cell(self: Bench, start: str, fraction: float) -> Cell:
+        if len(done) == 3:
+            raise KeyboardInterrupt
+        done.append(Cell(start, fraction, 10, {}, 1e-3, [0.5]))
+        return done[-1]
+
+    monkeypatch.setattr(Bench, "cell", cell)
+    with pytest.raises(SystemExit):
+        run(monkeypatch, digits_checkpoint, *SMALL, "--name", "labels")
+    assert [Cell(**kept) for kept in json.loads(file.read_text())["cells"]] == done
+    with pytest.raises(SystemExit):
+        run(monkeypatch, digits_checkpoint, *SMALL, "--name", "labels")
+    assert "results/labels.json is there already: add --overwrite" in capsys.readouterr().err and len(done) == 3
+    done.clear()
+    with pytest.raises(SystemExit):
+        run(monkeypatch, digits_checkpoint, *SMALL, "--name", "labels", "--overwrite")
+    assert len(done) == 3

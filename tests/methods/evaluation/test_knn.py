@@ -10,6 +10,7 @@ from pytorch_lightning import Trainer
 
 from callbacks.neighbours import Bank
 from datamodules.errors import UserError
+from datamodules.sources import subset_rows
 from methods import KNNEval
 from methods.evaluation import knn
 from methods.evaluation.features import extract
@@ -102,10 +103,26 @@ def test_more_neighbours_than_images_are_left_out(tmp_path):
     assert set(judge(module, Patterns())) == {
         *("knn/top1", "knn/top5", "knn/mean_per_class", "knn/top1_k5_t0.07", "knn/top1_k5_t0.1")
     }
-    assert "k 5," in module.protocol() and f"{TRAIN} clean training images" in module.protocol()
+    assert "k 5," in module.protocol() and f"{TRAIN - 2} clean training images" in module.protocol()
     module = KNNEval(write_checkpoint(tmp_path), k=[200], bank_size=50, baselines=False)
-    judge(module, Patterns())
-    assert "k 50," in module.protocol() and "a fixed random subset of 50 clean" in module.protocol()
+    judge(module, Patterns(unknown=1))
+    size = 50 - (60 in subset_rows(TRAIN, 50))  # the last has no label
+    assert f"k {size}," in module.protocol() and f"a fixed random subset of {size} clean" in module.protocol()
+
+
+def test_images_without_a_label_are_not_counted_as_neighbours(tmp_path):
+    module = KNNEval(write_checkpoint(tmp_path), k=[50, 31, 30], temperature=[0.07], baselines=False)
+    judge(module, Patterns(unknown=31))  # of 61
+    assert [k for k, _ in module.pairs] == [30] and "bank: 30 clean" in module.protocol()
+
+
+def test_a_bank_without_a_label_is_refused(tmp_path):
+    data = Patterns()
+    train, val = data.sources()
+    train.labels = torch.full_like(train.labels, -1)
+    data.sources = lambda: (train, val)
+    with pytest.raises(UserError, match="no image of the bank can be read and has a label"):
+        judge(KNNEval(write_checkpoint(tmp_path)), data)
 
 
 @pytest.mark.ddp

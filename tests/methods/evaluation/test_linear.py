@@ -135,7 +135,9 @@ def test_augmented_copies_differ_from_each_other_and_not_from_run_to_run(tmp_pat
 def test_the_end_of_a_grid_is_told(tmp_path):
     module = LinearEval(write_checkpoint(tmp_path), lr=[1e-4, 1e-3], weight_decay=[0.0], epochs=2, held_out=0.3)
     judge(module, Patterns())
-    assert len(module.hints) == 1 and "is at the end of its grid: widen --model.lr" in module.hints[0]
+    assert len(module.hints) == 1 and module.hints[0].endswith(
+        "at the end of its grid: widen it by cli.py validate --config configs/eval/linear.yaml --model.lr."
+    )
     assert "lr/weight decay" in module.protocol() and "30% of training" in module.protocol()
 
 
@@ -155,7 +157,7 @@ def test_two_ranks_train_what_one_trains(tmp_path):
         ({"seeds": []}, r"one of seeds=\[\] at least"),
         ({"held_out": 1.0}, "held_out=1.0 between 0 and 1"),
         ({"epochs": 0}, "epochs=0 and batch_size=256 must be at least 1"),
-        ({"held_out": 0.01}, "No class has enough of the 59 training images for 1% to be held out"),
+        ({"held_out": 0.01}, "No class has enough of the 59 training images for 1% to be held out: raise it by cli.py"),
     ],
 )
 def test_what_makes_no_sense_is_refused(options, message, tmp_path):
