@@ -28,6 +28,8 @@ class BackboneConfig:
     """Channels of the images. A class of your own takes this and all else from `options`."""
     small_images: bool = False
     """For pictures of about 32 px: ResNets get a 3x3 stem of stride 1 without max-pooling (SimCLR, appendix B.9)."""
+    stem_padding: int = 1
+    """Of the small-image stem's convolution; solo-learn's CIFAR ResNets pad by 2."""
     pretrained: bool = False
     """Start from the library's weights (downloaded by torchvision or timm)."""
     options: dict[str, Any] = field(default_factory=dict)
@@ -70,6 +72,11 @@ def build_backbone(config: BackboneConfig) -> nn.Module:
     Raises:
         UserError: unknown name (with the nearest known one), or options that the network does not take.
     """
+    if config.stem_padding != 1 and not config.small_images:
+        raise UserError(
+            f"stem_padding={config.stem_padding} is that of the stem for small images: set small_images to true, or "
+            "leave stem_padding at 1."
+        )
     try:
         if config.name == "convnet":
             if config.pretrained:
@@ -121,7 +128,7 @@ def _fit_resnet_stem(network: torchvision.models.ResNet, config: BackboneConfig)
     """Replaces the first layers where the images ask for it; their parameters keep their names."""
     width = network.conv1.out_channels
     if config.small_images:
-        network.conv1 = nn.Conv2d(config.in_channels, width, kernel_size=3, stride=1, padding=1, bias=False)
+        network.conv1 = nn.Conv2d(config.in_channels, width, 3, padding=config.stem_padding, bias=False)
         network.maxpool = nn.Identity()  # pyright: ignore[reportAttributeAccessIssue]
     elif config.in_channels != 3:
         network.conv1 = nn.Conv2d(config.in_channels, width, kernel_size=7, stride=2, padding=3, bias=False)
@@ -150,7 +157,7 @@ def _from_timm(config: BackboneConfig) -> nn.Module:
                 f"backbone {config.name!r} has no small-image stem: set small_images to false, or take a ResNet."
             )
         first = network.conv1
-        network.conv1 = nn.Conv2d(config.in_channels, first.out_channels, 3, 1, padding=1, bias=False)
+        network.conv1 = nn.Conv2d(config.in_channels, first.out_channels, 3, padding=config.stem_padding, bias=False)
         nn.init.kaiming_normal_(network.conv1.weight, mode="fan_out", nonlinearity="relu")
         network.maxpool = nn.Identity()
     network.feature_dim = getattr(network, "head_hidden_size", network.num_features)  # some widen behind the pooling

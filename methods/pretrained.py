@@ -9,7 +9,7 @@ from datamodules.errors import UserError
 from methods.backbones import BackboneConfig, build_backbone
 from methods.layouts.files import read_file
 from methods.layouts.foreign import foreign_weights
-from methods.layouts.own import is_own, own_weights
+from methods.layouts.own import exported_weights, is_export, is_own, own_weights
 from methods.layouts.positions import resized_positions
 from methods.layouts.weights import Part
 from methods.modules import convert_norms
@@ -39,15 +39,14 @@ class Pretrained:
     Attributes:
         backbone: maps images [B, C, H, W] to features [B, D], attribute `feature_dim` = D; on the CPU, in eval mode,
             its parameters trainable.
-        config: what builds such a network, together with `convert_norms` for `batch_norm`. (Except for the CIFAR
-            ResNets of solo-learn: their first convolution pads by two.)
-        origin: what wrote the file, as `SimCLR, epoch 9, step 390` in Lightning's counts, or `MoCo v1 or v2 (official
+        config: what builds such a network, together with `convert_norms` for `batch_norm`.
+        origin: what wrote the file, as `SimCLR, step 390`, or `MoCo v1 or v2 (official
             layout), epoch 200`.
         part: `backbone`, or `teacher` for its slow copy.
         loaded: number of the backbone's tensors that came from the file, which is all of them.
         unused: keys among the backbone's that it has no place for and that are no head.
         images: what the network was trained on: `data` (class name), `mean`, `std`, `image_size`, `num_channels`,
-            `num_classes`, each None where the data module did not say; None where the file does not.
+            `num_classes`, each missing or None where it was not said; None where the file says nothing.
         batch_norm: `none` where BatchNorm was converted to GroupNorm, else `local`.
     """
 
@@ -73,10 +72,9 @@ def load_backbone(path: str, part: Part = "backbone", backbone: BackboneConfig |
         UserError: the file cannot be read, has no such part, does not tell its network, or does not fit it.
     """
     file = read_file(path)
-    weights = own_weights(file, path, part, backbone) if is_own(file) else foreign_weights(file, path, part, backbone)
-    network: Any = convert_norms(build_backbone(weights.config), weights.batch_norm)
-    if weights.stem_padding is not None:
-        network.conv1.padding = (weights.stem_padding,) * 2
+    read = own_weights if is_own(file) else exported_weights if is_export(file) else foreign_weights
+    weights = read(file, path, part, backbone)
+    network = convert_norms(build_backbone(weights.config), weights.batch_norm)
     tensors = resized_positions(network, weights.tensors) if backbone else weights.tensors
     loaded, unused = _fill(network, tensors, f"{path} ({weights.origin})", weights.config)
     return Pretrained(

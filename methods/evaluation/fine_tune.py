@@ -109,6 +109,7 @@ class FineTune(LightningModule):
         self.layer_decay, self.label_smoothing, self.head_std = layer_decay, label_smoothing, head_std
         self.mixup, self.cutmix = mixup, cutmix
         self.result: dict[str, float] = {}
+        self.validated_epoch = 0
         self._mixing: Mixing | None = None
 
     def configure_model(self) -> None:
@@ -176,6 +177,7 @@ class FineTune(LightningModule):
     def on_validation_epoch_end(self) -> None:
         """Logs the accuracies over all ranks."""
         self.result = {name: float(value) for name, value in self.accuracy.compute().items()}
+        self.validated_epoch = self.current_epoch + 1
         self.accuracy.reset()
         self.log_dict({f"fine_tune/val_{name}": value for name, value in self.result.items()}, sync_dist=True)
         if self.trainer.state.fn == "validate":
@@ -183,7 +185,11 @@ class FineTune(LightningModule):
 
     def on_fit_end(self) -> None:
         """Says how well it went, and by what protocol."""
-        if self.result:
+        if not self.result:
+            rank_zero_info(
+                "Fine-tuning: not measured, since no validation was due. See --trainer.check_val_every_n_epoch."
+            )
+        else:
             told = ", ".join(f"{name.replace('_', ' ')} {100 * value:.2f} %" for name, value in self.result.items())
             rank_zero_info(f"Fine-tuning: {told} ({self.protocol()}).")
 
@@ -196,8 +202,9 @@ class FineTune(LightningModule):
         used = [f"{name} {value:g}" for name, value in extras.items() if value != (name == "layer decay")]
         used += [f"label smoothing {self.label_smoothing:g}"] if self.label_smoothing else []
         start = "from scratch" if self.origin == "scratch" else f"from {self.origin}"
+        when = f"after {self.validated_epoch} of {self.trainer.max_epochs} epochs"
         judged = "held-out training" if getattr(data, "held_out", None) else "validation"
-        return "; ".join([f"all weights, {start}{images}", *used, f"one clean view of the {judged} images, last epoch"])
+        return "; ".join([f"all weights, {start}{images}", *used, f"one clean view of the {judged} images, {when}"])
 
     def predict_step(self, batch: Views, batch_idx: int) -> Tensor:
         """Logits [B, K] of clean images."""

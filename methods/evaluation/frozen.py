@@ -131,6 +131,6 @@ def check_images(source: Pretrained, data: Any) -> None:
     ]
     if other:
         rank_zero_info(
-            f"The network was trained on images of {trained.get('data')} with {', '.join(other)}; these differ. "
+            f"The network was trained on images of {trained.get('data') or 'a set that its file does not name'} with {', '.join(other)}; these differ. "
             "The same flags of --data show them alike."
         )

@@ -29,11 +29,18 @@ HARMLESS: list[Any] = [
 ]
 
 
+METADATA = "__metadata__"
+"""Entry for what a safetensors file says beside its tensors, all of it text."""
+
+
 def read_file(path: str) -> dict[str, Any]:
     """The contents of a checkpoint, on the CPU.
 
     Args:
         path: written by `torch.save`, by releases of torch back to 0.4, or a `.safetensors` file.
+
+    Returns:
+        What was saved; of safetensors the tensors by name, and `METADATA`.
 
     Raises:
         UserError: no such file, no checkpoint, cut short, or it holds something that only code could rebuild.
@@ -70,10 +77,11 @@ def _refusal(path: str, message: str) -> str:
 
 
 def _read_safetensors(path: str) -> dict[str, Any]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors import SafetensorError, safe_open
 
     try:
-        return load_file(path)
+        with safe_open(path, "pt") as file:
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
+            return tensors | {METADATA: file.metadata() or {}}
     except SafetensorError as error:
         raise UserError(f"{path} is no safetensors file, or was not written to its end: give another file.") from error

@@ -5,7 +5,7 @@ vicreg, dino, mae}, lucidrains/byol-pytorch, sthalles/PyTorch-BYOL, yaox12/BYOL-
 lightly-ai/lightly.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -13,6 +13,7 @@ from torch import Tensor
 from datamodules.errors import UserError
 from methods.backbones import BackboneConfig
 from methods.layouts.networks import network_of
+from methods.layouts.timm_folder import config_beside, images_in, network_in
 from methods.layouts.weights import Part, Weights
 
 
@@ -24,7 +25,8 @@ class Layout:
         name: for people.
         backbone: how the names of the backbone's tensors begin, as `tensors_of` gives them.
         teacher: the same for its slow copy, None where there is none.
-        marks: beginnings of other names, one of which must be there too: they tell it from layouts that begin alike.
+        marks: beginnings of other names, each of which must be there too, of several together one: they tell it from
+            layouts that begin alike.
         heads_of: attention heads of ViTs by width, where they are other than is usual; 0 where both are found.
         small_stem_padding: of the 3x3 convolution that it gives ResNets for small images.
     """
@@ -32,12 +34,17 @@ class Layout:
     name: str
     backbone: str
     teacher: str | None = None
-    marks: tuple[str, ...] = ()
+    marks: tuple[str | tuple[str, ...], ...] = ()
     heads_of: tuple[tuple[int, int], ...] = ()
-    small_stem_padding: int | None = None
+    small_stem_padding: int = 1
 
 
-SOLO: Any = {"marks": ("classifier.",), "heads_of": ((192, 0), (384, 0)), "small_stem_padding": 2}
+SOLO: Any = {
+    # Other people's modules have a classifier too; each of its methods has a projector, a slow copy or MAE's decoder.
+    "marks": ("classifier.", ("momentum_", "projector.", "decoder.decoder_embed.")),
+    "heads_of": ((192, 0), (384, 0)),
+    "small_stem_padding": 2,
+}
 """solo-learn: an online classifier in every method; MoCo v3's small ViTs have more heads there than the others'."""
 
 LAYOUTS = (  # the first that fits counts
@@ -52,11 +59,11 @@ LAYOUTS = (  # the first that fits counts
     Layout("lightly", "student_backbone.vit.", "teacher_backbone.vit."),
     Layout("lightly", "student_backbone.", "teacher_backbone."),
     Layout("lightly", "backbone.vit."),
-    Layout("lightly", "backbone.", "backbone_momentum.", marks=("backbone.0.", "backbone_momentum.")),
+    Layout("lightly", "backbone.", "backbone_momentum.", marks=(("backbone.0.", "backbone_momentum."),)),
     Layout("Barlow Twins or VICReg (official layout)", "backbone.", marks=("projector.",)),
     Layout("a module with a backbone", "backbone."),
     Layout("SimSiam (official layout)", "encoder.", marks=("predictor.",)),
-    Layout("SwAV (official layout)", "", marks=("projection_head.", "prototypes.")),
+    Layout("SwAV (official layout)", "", marks=(("projection_head.", "prototypes."),)),
     Layout("MAE (official layout)", "", marks=("decoder_embed.",)),
     Layout("plain weights", ""),  # torchvision, timm, and the backbones that Barlow Twins, VICReg, DINO, MAE release
 )
@@ -68,7 +75,7 @@ WRAPPERS = ("module.", "_orig_mod.")
 
 def tensors_of(file: dict[str, Any]) -> dict[str, Tensor]:
     """All weights of a file under one level of names: `encoder_q.conv1.weight`, `teacher/backbone.cls_token`."""
-    tensors = {_bare(name): value for name, value in file.items() if isinstance(value, Tensor)}
+    tensors = {_bare(str(name)): value for name, value in file.items() if isinstance(value, Tensor)}
     for entry, inner in file.items():
         if isinstance(inner, dict):
             place = "" if entry in INSIDE else f"{entry}/"
@@ -87,14 +94,14 @@ def _bare(name: str) -> str:
 def layout_of(tensors: dict[str, Tensor]) -> Layout:
     """The first layout that the names fit."""
 
-    def has(beginning: str) -> bool:
+    def has(beginning: str | tuple[str, ...]) -> bool:
         return any(name.startswith(beginning) for name in tensors)
 
     return next(
         layout
         for layout in LAYOUTS
         if any(has(prefix) for prefix in (layout.backbone, layout.teacher) if prefix is not None)
-        and (not layout.marks or any(has(mark) for mark in layout.marks))
+        and all(has(mark) for mark in layout.marks)
     )
 
 
@@ -120,15 +127,17 @@ def foreign_weights(file: dict[str, Any], path: str, part: Part, given: Backbone
         raise UserError(f"{path}: {layout.name} has no {part} in this file: take the {other}.")
     own = {name.removeprefix(prefix): tensor for name, tensor in everything.items() if name.startswith(prefix)}
     tensors = usual_names({name: tensor for name, tensor in own.items() if "/" not in name})  # of no other entry
-    config = given or network_of(tensors, file, path, dict(layout.heads_of))
+    told = config_beside(path)
+    config = given or (network_in(told, path) if told else network_of(tensors, file, dict(layout.heads_of)))
     if config is None:
         raise UserError(
             f"{path} ({layout.name}) does not tell its network: say which it is, as --backbone.name resnet50 or "
             "--backbone.name timm/vit_small_patch16_224, with --backbone.options that it was built with."
         )
     epoch = f", epoch {file['epoch']}" if isinstance(file.get("epoch"), int) else ""
-    padding = layout.small_stem_padding if config.small_images else None
-    return Weights(layout.name + epoch, tensors, config, stem_padding=padding)
+    if config.small_images and layout.small_stem_padding != 1:
+        config = replace(config, stem_padding=layout.small_stem_padding)
+    return Weights(layout.name + epoch, tensors, config, images=images_in(told) if told else None)
 
 
 PARTS = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")

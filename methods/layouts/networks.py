@@ -1,9 +1,7 @@
 """Which network a set of weights belongs to: from what the file says of it, else from the shapes."""
 
-import json
 import math
 import re
-from pathlib import Path
 from typing import Any
 
 import torchvision
@@ -35,15 +33,12 @@ VITS = {  # width, blocks: timm's name, heads (which no shape shows), patch and 
 TORCHVISION_VITS = {(768, 16): "vit_b_16", (768, 32): "vit_b_32", (1024, 16): "vit_l_16", (1024, 32): "vit_l_32"}
 
 
-def network_of(
-    tensors: dict[str, Tensor], file: dict[str, Any], path: str, heads_of: dict[int, int]
-) -> BackboneConfig | None:
+def network_of(tensors: dict[str, Tensor], file: dict[str, Any], heads_of: dict[int, int]) -> BackboneConfig | None:
     """The network of some weights, None where it cannot be told.
 
     Args:
         tensors: under the network's own names, heads among them.
         file: where they are from; MoCo's, SimSiam's and timm's say `arch`.
-        path: of the file; timm's downloads have a `config.json` beside them.
         heads_of: attention heads by width where they are other than is usual, 0 where that is not known.
     """
     if "patch_embed.proj.weight" in tensors and "blocks.0.attn.qkv.weight" in tensors:
@@ -53,7 +48,7 @@ def network_of(
     named = _named(file.get("arch"))
     if named and named.name in RESNETS.values():
         named = None  # the shapes tell its stem as well
-    return _from_config_json(path) or named or _resnet(tensors)
+    return named or _resnet(tensors)
 
 
 def _resnet(tensors: dict[str, Tensor]) -> BackboneConfig | None:
@@ -71,6 +66,8 @@ def _resnet(tensors: dict[str, Tensor]) -> BackboneConfig | None:
 def _timm_vit(tensors: dict[str, Tensor], heads_of: dict[int, int]) -> BackboneConfig | None:
     """A plain ViT under timm's names, which the authors of DINO, MAE and MoCo v3 use too."""
     kernel, positions = tensors["patch_embed.proj.weight"], tensors.get("pos_embed")
+    if kernel.ndim != 4:  # patches of video
+        return None
     D, C, patch, _ = kernel.shape
     known = VITS.get((D, _count(tensors, r"blocks\.(\d+)\.")))
     if known is None or positions is None:
@@ -95,25 +92,13 @@ def _timm_vit(tensors: dict[str, Tensor], heads_of: dict[int, int]) -> BackboneC
 
 
 def _torchvision_vit(tensors: dict[str, Tensor]) -> BackboneConfig | None:
-    D, _, patch, _ = tensors["conv_proj.weight"].shape
+    kernel = tensors["conv_proj.weight"]
+    if kernel.ndim != 4:
+        return None
+    D, _, patch, _ = kernel.shape
     name = TORCHVISION_VITS.get((D, patch))
     side = patch * math.isqrt(tensors["encoder.pos_embedding"].shape[1] - 1)
     return None if name is None else BackboneConfig(name, options={} if side == 224 else {"image_size": side})
-
-
-def _from_config_json(path: str) -> BackboneConfig | None:
-    """What the file that timm keeps beside its weights says."""
-    beside = Path(path).with_name("config.json")
-    if not beside.is_file():
-        return None
-    try:
-        told = json.loads(beside.read_text())
-    except ValueError:
-        return None  # another program's
-    if not isinstance(told, dict) or not isinstance(told.get("architecture"), str):
-        return None
-    size = told.get("pretrained_cfg", {}).get("input_size", (3,))
-    return BackboneConfig(f"timm/{told['architecture']}", in_channels=size[0], options=told.get("model_args", {}))
 
 
 def _named(arch: Any) -> BackboneConfig | None:

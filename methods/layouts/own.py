@@ -1,13 +1,12 @@
-"""This project's own checkpoints: what they say of their images, and where their networks are."""
+"""This project's own checkpoints and exports: what they say of their images, and where their networks are."""
 
-import importlib
-from dataclasses import replace
+import json
 from typing import Any
-
-from torch import nn
 
 from datamodules.errors import UserError
 from methods.backbones import BackboneConfig
+from methods.layouts.files import METADATA
+from methods.layouts.told import network_told
 from methods.layouts.weights import Part, Weights
 
 DESCRIBED = ("mean", "std", "image_size", "num_channels", "num_classes")
@@ -44,6 +43,35 @@ def is_own(file: dict[str, Any]) -> bool:
     )
 
 
+def is_export(file: dict[str, Any]) -> bool:
+    """Whether `scripts/export.py` wrote the file, to safetensors: its metadata say the backbone."""
+    metadata = file.get(METADATA)
+    return isinstance(metadata, dict) and {"origin", "part", "backbone", "batch_norm"} <= metadata.keys()
+
+
+def exported_weights(file: dict[str, Any], path: str, part: Part, given: BackboneConfig | None) -> Weights:
+    """The same of an export, which holds one network, under its own names.
+
+    Raises:
+        UserError: it holds the other part, or its metadata are not what is written.
+    """
+    told: dict[str, str] = file[METADATA]
+    if part != told["part"]:
+        raise UserError(f"{path} is an export of the {told['part']} alone: take the {told['part']}.")
+    try:
+        backbone, images = json.loads(told["backbone"]), json.loads(told.get("images", "null"))
+        config = given or network_told(dict(backbone), path)
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path} has metadata that are not those of an export: give another file.") from error
+    return Weights(
+        origin=told["origin"],
+        tensors={name: tensor for name, tensor in file.items() if name != METADATA},
+        config=config,
+        batch_norm=told["batch_norm"],
+        images=images,
+    )
+
+
 def own_weights(file: dict[str, Any], path: str, part: Part, given: BackboneConfig | None) -> Weights:
     """The tensors of the backbone or of its teacher, and the network that they belong to.
 
@@ -65,33 +93,12 @@ def own_weights(file: dict[str, Any], path: str, part: Part, given: BackboneConf
             raise UserError(f"{path}: {method} has no teacher: take the backbone.")
         prefix = teacher
     return Weights(
-        origin=f"{method}, epoch {file.get('epoch')}, step {file.get('global_step')}",
+        origin=f"{method}, step {file.get('global_step')}",
         tensors={key.removeprefix(prefix): tensor for key, tensor in tensors.items() if key.startswith(prefix)},
-        config=given or _saved_config(saved["backbone"], path),
+        config=given or network_told(saved["backbone"], path),
         batch_norm="none" if saved["batch_norm"] == "none" else "local",
         images=file.get("images"),
     )
-
-
-def _saved_config(saved: dict[str, Any], path: str) -> BackboneConfig:
-    """The file's backbone. A class path in it may name a network only: a file is data, it does not say what to call."""
-    try:
-        config = replace(BackboneConfig(**saved), pretrained=False)
-    except TypeError as error:
-        raise UserError(f"{path} describes its backbone in another way than this version: give --backbone.") from error
-    module, dot, name = str(config.name).rpartition(".")
-    if not dot or config.name.startswith("timm/"):
-        return config
-    try:
-        found = getattr(importlib.import_module(module), name, None)
-    except (ImportError, ValueError):
-        return config  # `build_backbone` tells of it
-    if not (isinstance(found, type) and issubclass(found, nn.Module)):
-        raise UserError(
-            f"{path} asks for the backbone {config.name!r}, which is no subclass of torch.nn.Module, and is not called "
-            "on the word of a file: where you trust it, give --backbone.name and --backbone.options."
-        )
-    return config
 
 
 def _teacher(tensors: dict[str, Any]) -> str | None:

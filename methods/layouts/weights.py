@@ -20,7 +20,6 @@ class Weights:
         config: the network.
         batch_norm: `none` where BatchNorm was converted, else `local`.
         images: what the network was trained on, where the file says.
-        stem_padding: of the first convolution where it is not what `config` builds; shapes do not show it.
     """
 
     origin: str
@@ -28,4 +27,3 @@ class Weights:
     config: BackboneConfig
     batch_norm: str = "local"
     images: dict[str, Any] | None = None
-    stem_padding: int | None = None

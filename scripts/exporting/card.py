@@ -65,11 +65,12 @@ def facts(pretrained: Pretrained, known: Provenance) -> dict[str, str]:
     """Label -> what is known."""
     config, network, images = pretrained.config, pretrained.backbone, pretrained.images or {}
     size = sum(parameter.numel() for parameter in network.parameters()) / 1e6
-    stem = ", stem for small images (3x3, stride 1, no max-pooling)" if config.small_images else ""
+    layer = f"3x3, stride 1, padding {config.stem_padding}"
+    stem = f", stem for small images ({layer}, no max-pooling)" if config.small_images else ""
     norm = ", GroupNorm and weight-standardised convolutions" if pretrained.batch_norm == "none" else ""
     options = f", options {config.options}" if config.options else ""
     pixels = side(pretrained)
-    length = f"{known.step} optimiser steps, in epoch {known.epoch} (counted from 0)" if known.step else ""
+    length = f"{known.step} optimiser steps" if known.step else ""
     rows = {
         "Method": known.method or "",
         "Paper": known.paper or "",

@@ -25,7 +25,6 @@ class Provenance:
     Attributes:
         method: name of its class.
         paper: where the method was published.
-        epoch: Lightning's, from 0.
         step: optimiser steps.
         config_hash: first digits of the SHA-256 of the run's config.yaml.
         figures: label -> accuracy, measured by the run itself at this step.
@@ -35,7 +34,6 @@ class Provenance:
 
     method: str | None = None
     paper: str | None = None
-    epoch: int | None = None
     step: int | None = None
     config_hash: str | None = None
     figures: dict[str, float] | None = None
@@ -65,7 +63,6 @@ def provenance(path: str, part: str) -> Provenance:
     known: dict[str, Any] = {
         "method": file.get("method") or class_path.rpartition(".")[2] or None,
         "paper": paper_of(class_path),
-        "epoch": file.get("epoch"),
         "step": file.get("global_step"),
     }
     config = run_config(path)

@@ -13,8 +13,9 @@ from torch import nn
 from datamodules import Digits
 from datamodules.errors import UserError
 from methods import BYOL, DINO, SimCLR
-from methods.backbones import BackboneConfig
+from methods.backbones import BackboneConfig, build_backbone
 from methods.base import SSLModule
+from methods.evaluation.fine_tune import FineTune
 from methods.layouts.own import images_of
 from methods.modules.norm_layers import GroupNorm, WSConv2d
 from methods.pretrained import Pretrained, load_backbone
@@ -55,7 +56,7 @@ def test_every_method_gives_its_backbone_and_its_teacher(method, tmp_path):
     path = saved(module, tmp_path, method=method.__name__)
     got = load_backbone(path)
     assert_same(got, module.backbone)
-    assert got.origin == f"{method.__name__}, epoch 9, step 390" and got.part == "backbone"
+    assert got.origin == f"{method.__name__}, step 390" and got.part == "backbone"
     assert got.backbone.feature_dim == module.feature_dim and not got.backbone.training
     teacher = getattr(module, "teacher", None) or getattr(module, "key_backbone", None)
     if teacher is None:
@@ -118,12 +119,12 @@ def test_a_checkpoint_of_lightnings_trainer_says_it_all(tmp_path):
     trainer.strategy.lightning_module.trainer = trainer  # type: ignore[union-attr]
     trainer.save_checkpoint(tmp_path / "a.ckpt")
     got = load_backbone(str(tmp_path / "a.ckpt"))
-    assert got.origin == "SimCLR, epoch 0, step 0" and got.images is None
+    assert got.origin == "SimCLR, step 0" and got.images is None
 
 
 def test_a_whole_run(digits_checkpoint):
     got = load_backbone(str(digits_checkpoint))
-    assert got.origin == "SimCLR, epoch 1, step 22"
+    assert got.origin == "SimCLR, step 22"
     assert got.config == BackboneConfig("convnet", in_channels=1, options={"width": 8})
     assert got.images and got.images["data"] == "Digits" and got.images["num_classes"] == 10
     assert (digits_checkpoint.parents[1] / "config.yaml").is_file()
@@ -134,7 +135,7 @@ def test_the_class_of_the_method_may_be_gone(tmp_path):
     module.hparams["_class_path"] = "a_file_since_deleted.ColdSimCLR"
     got = load_backbone(saved(module, tmp_path))
     assert_same(got, module.backbone)
-    assert got.origin == "ColdSimCLR, epoch 9, step 390"
+    assert got.origin == "ColdSimCLR, step 390"
 
 
 class Spiral(nn.Module):
@@ -160,6 +161,10 @@ def test_a_file_does_not_say_what_to_call(tmp_path, monkeypatch):
     with pytest.raises(UserError, match="asks for the backbone 'os.system', which is no subclass of torch.nn.Module"):
         load_backbone("evil.ckpt")
     assert not Path("executed").exists()
+    backbone |= {"name": "timm/resnet18", "options": {"checkpoint_path": "second.pth"}}
+    torch.save(file, "two.ckpt")
+    with pytest.raises(UserError, match="asks for a backbone with the option 'checkpoint_path', which opens further"):
+        load_backbone("two.ckpt")
     backbone["kind"] = "new"
     torch.save(file, "new.ckpt")
     with pytest.raises(UserError, match="describes its backbone in another way than this version"):
@@ -172,5 +177,37 @@ def test_a_backbone_of_the_users_own(tmp_path, monkeypatch):
     path = saved(module, tmp_path)
     assert_same(load_backbone(path), module.backbone)
     monkeypatch.delitem(sys.modules, "spirals")
-    with pytest.raises(UserError, match="'spirals.Spiral' cannot be imported"):
+    (tmp_path / "spirals.py").write_text("import pathlib\n\npathlib.Path('executed').touch()\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match="'spirals.Spiral', and no module is imported on the word of a file"):
         load_backbone(path)
+    assert not Path("executed").exists()
+    monkeypatch.setitem(sys.modules, "mine", sys.modules[__name__])
+    given = BackboneConfig("mine.Spiral", options={"feature_dim": 5})
+    assert_same(load_backbone(path, backbone=given), module.backbone)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "timm/resnet18"])
+def test_the_padding_of_anothers_stem_stays_with_the_network(name, tmp_path):
+    config = BackboneConfig(name, small_images=True, stem_padding=2)
+    module: Any = stirred(small(SimCLR, backbone=config))
+    assert module.backbone.conv1.padding == (2, 2)
+    got = load_backbone(saved(module, tmp_path))
+    assert got.config == config
+    assert_same(got, module.backbone)
+    with pytest.raises(
+        UserError, match="stem_padding=2 is that of the stem for small images: set small_images to true"
+    ):
+        build_backbone(BackboneConfig(name, stem_padding=2))
+
+
+def test_fine_tuning_keeps_the_padding_of_solo_learns_stem(tmp_path):
+    network = build_backbone(BackboneConfig("resnet18", small_images=True, stem_padding=2))
+    tensors = {f"backbone.{name}": tensor for name, tensor in network.state_dict().items()}
+    one = torch.ones(1)
+    torch.save({"state_dict": tensors | {"classifier.w": one, "projector.w": one}}, tmp_path / "solo.ckpt")
+    tuned: Any = FineTune(str(tmp_path / "solo.ckpt")).eval()
+    file = {"hyper_parameters": dict(tuned.hparams), "state_dict": tuned.state_dict(), "global_step": 3}
+    torch.save(file, tmp_path / "tuned.ckpt")
+    assert_same(load_backbone(str(tmp_path / "tuned.ckpt")), tuned.backbone)

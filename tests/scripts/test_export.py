@@ -117,7 +117,60 @@ def test_safetensors_hold_what_no_library_has(tmp_path, monkeypatch):
     with safe_open("x.safetensors", "pt") as file:
         said = file.metadata()
     assert json.loads(said["backbone"])["small_images"] and said["batch_norm"] == "none"
-    assert json.loads(said["images"])["mean"] == [0.5, 0.4, 0.3] and said["origin"] == "SimCLR, epoch 3, step 77"
+    assert json.loads(said["images"])["mean"] == [0.5, 0.4, 0.3] and said["origin"] == "SimCLR, step 77"
+
+
+AVERAGED = replace(VIT, options=VIT.options | {"global_pool": "avg", "fc_norm": False})
+PADDED = replace(CIFAR_RESNET, stem_padding=2)
+
+
+@pytest.mark.parametrize(
+    ("backbone", "to", "more"),
+    [
+        (AVERAGED, "safetensors", {}),
+        (AVERAGED, "hf", {}),
+        (BackboneConfig("resnet18"), "hf", {}),
+        (PADDED, "safetensors", {"batch_norm": "none"}),
+    ],
+    ids=["vit-safetensors", "vit-hf", "resnet-hf", "groupnorm"],
+)
+def test_an_export_is_read_again_as_the_same_network(backbone, to, more, tmp_path, monkeypatch):
+    module = make(SimCLR, tmp_path, backbone=backbone, **more)
+    command(monkeypatch, "last.ckpt", "--to", to, "--out", "x.safetensors" if to == "safetensors" else "x")
+    got = load_backbone("x.safetensors" if to == "safetensors" else "x/model.safetensors")
+    x = images(2)
+    with torch.no_grad():
+        torch.testing.assert_close(got.backbone(x), module.backbone(x), rtol=0, atol=0)
+    assert got.images and got.images["mean"] == [0.5, 0.4, 0.3] and got.images["image_size"] == 16
+    if to == "safetensors":
+        assert got.origin == "SimCLR, step 77" and got.images["data"] == "CIFAR10" and got.config == backbone
+        assert got.batch_norm == more.get("batch_norm", "local")
+
+
+def test_an_export_says_which_part_it_is(tmp_path, monkeypatch):
+    module = make(BYOL, tmp_path, backbone=VIT)
+    command(monkeypatch, "last.ckpt", "--to", "safetensors", "--part", "teacher", "--out", "x.safetensors")
+    with pytest.raises(UserError, match="x.safetensors is an export of the teacher alone: take the teacher."):
+        load_backbone("x.safetensors")
+    x = images(2)
+    with torch.no_grad():
+        got = load_backbone("x.safetensors", part="teacher").backbone(x)
+        torch.testing.assert_close(got, module.teacher.backbone(x), rtol=0, atol=0)
+
+
+def test_an_exports_metadata_open_no_further_file():
+    from safetensors.torch import save_file
+
+    told = {"origin": "SimCLR", "part": "backbone", "batch_norm": "local"}
+    for backbone, message in (
+        ('{"name": "timm/resnet18", "options": {"checkpoint_path": "y"}}', "option 'checkpoint_path', which opens"),
+        ('{"name": "antigravity.Net"}', "'antigravity.Net', and no module is imported on the word of a file"),
+        ("[1", "has metadata that are not those of an export"),
+        ("5", "has metadata that are not those of an export"),
+    ):
+        save_file({"w": torch.ones(1)}, "x.safetensors", told | {"backbone": backbone})
+        with pytest.raises(UserError, match=message):
+            load_backbone("x.safetensors")
 
 
 def test_a_backbone_of_the_users_own(tmp_path, monkeypatch):
@@ -153,7 +206,7 @@ def test_a_run_says_how_good_its_backbone_is(digits_checkpoint, tmp_path, monkey
     assert f"- online linear probe top-1: {summary['probe_top1']:.1%}\n" in text
     assert hashlib.sha256((run / "config.yaml").read_bytes()).hexdigest()[:12] + "..." in text
     assert 'Chen et al., "A Simple Framework' in text and "arXiv:2002.05709 |" in text
-    assert "| Trained on | Digits |" in text and f"| {summary['step']} optimiser steps" in text
+    assert "| Trained on | Digits |" in text and f"| {summary['step']} optimiser steps |" in text
     (run / "summary.json").write_text(json.dumps(summary | {"step": summary["step"] + 1}))
     command(monkeypatch, checkpoint, "--to", "safetensors", "--overwrite")
     assert (
@@ -177,7 +230,7 @@ def test_what_is_not_known_of_anothers_file_is_left_out(tmp_path, monkeypatch):
 
 def test_the_default_place_is_the_run_and_a_folder_takes_the_default_name(tmp_path):
     (tmp_path / "run" / "checkpoints").mkdir(parents=True)
-    (tmp_path / "run" / "config.yaml").touch()
+    (tmp_path / "run" / "config.yaml").write_text("data: {class_path: datamodules.Digits}\n")
     (tmp_path / "run" / "checkpoints" / "last.ckpt").touch()
     given = pretrained(torch.nn.Identity(), BackboneConfig("timm/vit_tiny_patch16_224.augreg_in21k"))
 

@@ -48,7 +48,7 @@ def make(method: type[SSLModule], folder: Path, images: dict[str, Any] | None = 
 
 def pretrained(network: nn.Module, config: BackboneConfig) -> Pretrained:
     """A network as `load_backbone` would give it."""
-    return Pretrained(stir(network), config, "SimCLR, epoch 3, step 77", "backbone", 1, (), None, "local")
+    return Pretrained(stir(network), config, "SimCLR, step 77", "backbone", 1, (), None, "local")
 
 
 def lines_of(card: Path) -> str:

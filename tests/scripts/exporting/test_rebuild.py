@@ -39,9 +39,8 @@ def test_torchvisions_networks_without_their_classifier(config):
 
 
 def test_the_stem_of_anothers_cifar_resnet_keeps_its_padding():
-    config = BackboneConfig("resnet18", small_images=True)
-    network: Any = build_backbone(config)
-    network.conv1.padding = (2, 2)
+    config = BackboneConfig("resnet18", small_images=True, stem_padding=2)
+    network = build_backbone(config)
     for library in ("torchvision", "timm"):
         assert any("padding=2" in line for line in lines_in(library, pretrained(network, config)).body), library
 

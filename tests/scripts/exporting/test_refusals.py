@@ -1,5 +1,6 @@
 """What is not exported, and the sentence that says why."""
 
+import importlib
 import importlib.util
 from pathlib import Path
 
@@ -136,6 +137,7 @@ def test_a_strangers_options_are_never_run(tmp_path, monkeypatch, capsys):
         "        super().__init__(1, 1, bias=False)\n\n    def forward(self, x):\n        return x.mean((2, 3))\n"
     )
     monkeypatch.syspath_prepend(tmp_path)
+    importlib.import_module("evil_to_export")  # else its very name is refused
     for options in ({"x=open('seen', 'w'), y": 1}, {"x": {"y": float("inf")}}):
         file["hyper_parameters"]["backbone"] = {"name": "evil_to_export.Net", "options": options}
         file["state_dict"] = {"backbone.weight": torch.ones(1, 1)}
