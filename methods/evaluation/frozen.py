@@ -130,7 +130,8 @@ def check_images(source: Pretrained, data: Any) -> None:
         if trained.get(flag) is not None and trained[flag] != getattr(data, flag)
     ]
     if other:
+        of = f"of {trained['data']} " if trained.get("data") else ""  # folders of timm's do not name it
         rank_zero_info(
-            f"The network was trained on images of {trained.get('data') or 'a set that its file does not name'} with {', '.join(other)}; these differ. "
-            "The same flags of --data show them alike."
+            f"The network was trained on images {of}with {', '.join(other)}; these differ. The same flags of --data "
+            "show them alike."
         )
