@@ -8,6 +8,7 @@ import torch
 
 from tests.support.digits_run import train_on_digits
 from tests.support.golden import load
+from tests.support.synthetic import write_data
 
 
 @pytest.fixture(autouse=True)
@@ -28,3 +29,9 @@ def golden():
 def digits_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """checkpoints/last.ckpt in the complete folder of a short run of SimCLR on the digits; read, never changed."""
     return train_on_digits(tmp_path_factory.mktemp("digits"))
+
+
+@pytest.fixture(scope="session")
+def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder that stands in for every data set."""
+    return write_data(tmp_path_factory.mktemp("data"))

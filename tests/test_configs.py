@@ -1,50 +1,14 @@
 """Every YAML under configs/ parses, builds, and takes a step of training and validation."""
 
-import io
-from pathlib import Path
-
 import pytest
-import torch
 import yaml
-from PIL import Image
 
 from tests.support.commands import ROOT, cli
-from tests.support.methods import images
 
 pytestmark = pytest.mark.process
 
 TRAINING = [p for p in (ROOT / "configs").rglob("*.yaml") if "eval" not in p.parts]  # the others need a checkpoint
 CONFIGS = sorted(p for p in TRAINING if p.name != "defaults.yaml")
-
-
-def picture(seed: int, size: int) -> bytes:
-    pixels = torch.nn.functional.interpolate(images(1, seed).float(), size)[0].byte().permute(1, 2, 0).numpy()
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, "PNG")
-    return file.getvalue()
-
-
-@pytest.fixture(scope="session")
-def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Stands in for every data set: CIFAR in Hugging Face's Parquet layout, and class folders."""
-    from datasets import ClassLabel, Dataset, Features
-    from datasets import Image as ImageFeature
-
-    root = tmp_path_factory.mktemp("data")
-    features = Features({"image": ImageFeature(), "label": ClassLabel(names=[str(c) for c in range(10)])})
-    for split in ("train", "test"):
-        rows = {
-            "image": [{"bytes": picture(i, 32), "path": None} for i in range(20)],
-            "label": [i % 10 for i in range(20)],
-        }
-        (root / "cifar10").mkdir(exist_ok=True)
-        Dataset.from_dict(rows, features=features).to_parquet(root / "cifar10" / f"{split}-00000-of-00001.parquet")
-    for split in ("train", "val"):
-        for i in range(16):
-            folder = root / "folders" / split / f"class_{i % 2}"
-            folder.mkdir(parents=True, exist_ok=True)
-            (folder / f"{i}.png").write_bytes(picture(i, 64))
-    return root
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda p: str(p.relative_to(ROOT / "configs")))

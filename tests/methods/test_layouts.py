@@ -41,7 +41,7 @@ def resnet(small_images: bool = False) -> Any:
     network = torchvision.models.resnet18()
     if small_images:
         network.conv1 = nn.Conv2d(3, 64, 3, padding=1, bias=False)
-        network.maxpool = nn.Identity()  # type: ignore[assignment]
+        network.maxpool = nn.Identity()
     return trained(network)
 
 
@@ -259,7 +259,7 @@ def test_torchvisions_vit(tmp_path):
     network = trained(torchvision.models.vit_b_32(image_size=64))
     got = load(network.state_dict(), tmp_path)
     assert got.config == BackboneConfig("vit_b_32", options={"image_size": 64})
-    network.heads = nn.Identity()  # type: ignore[attr-defined]
+    network.heads = nn.Identity()
     with torch.no_grad():
         torch.testing.assert_close(got.backbone(images(64)), network(images(64)), rtol=0, atol=0)
 
@@ -336,9 +336,9 @@ def test_timms_download_with_its_config(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps(told))
     got = load_backbone(str(tmp_path / "model.safetensors"))
     assert got.config == BackboneConfig("timm/efficientnet_b0", in_channels=2)
-    network.classifier = nn.Identity()  # type: ignore[assignment]
+    network.classifier = nn.Identity()
     with torch.no_grad():
-        torch.testing.assert_close(got.backbone(images()[:, :2]), network(images()[:, :2]), rtol=0, atol=0)  # type: ignore[operator]
+        torch.testing.assert_close(got.backbone(images()[:, :2]), network(images()[:, :2]), rtol=0, atol=0)
 
 
 def timm_folder(folder: Any, network: nn.Module, **told: Any) -> str:

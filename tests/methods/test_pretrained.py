@@ -116,7 +116,7 @@ def test_what_is_said_of_the_images():
 def test_a_checkpoint_of_lightnings_trainer_says_it_all(tmp_path):
     trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, enable_checkpointing=False)
     trainer.strategy.connect(small(SimCLR))
-    trainer.strategy.lightning_module.trainer = trainer  # type: ignore[union-attr]
+    trainer.strategy.lightning_module.trainer = trainer
     trainer.save_checkpoint(tmp_path / "a.ckpt")
     got = load_backbone(str(tmp_path / "a.ckpt"))
     assert got.origin == "SimCLR, step 0" and got.images is None

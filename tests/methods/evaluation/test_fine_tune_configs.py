@@ -6,7 +6,6 @@ import pytest
 import yaml
 
 from tests.support.commands import ROOT, cli
-from tests.test_configs import synthetic  # noqa: F401 - a fixture
 
 pytestmark = pytest.mark.process
 NETWORKS = {"fine_tune_vit": "timm/vit_tiny_patch16_224"}
@@ -14,7 +13,7 @@ CONFIGS = sorted([*(ROOT / "configs/eval").glob("fine_tune*.yaml"), *(ROOT / "co
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=lambda path: path.stem)
-def test_takes_a_step(config, synthetic: Path, tmp_path):  # noqa: F811
+def test_takes_a_step(config, synthetic: Path, tmp_path):
     data = yaml.safe_load(config.read_text())["data"]["class_path"]
     paths = {"CIFAR10": synthetic, "HFImages": synthetic / "cifar10", "ImageFolder": synthetic / "folders"}
     path = ("--data.path", str(paths[data])) if data in paths else ()  # the digits are always at hand
