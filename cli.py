@@ -51,7 +51,7 @@ class ParallaxCLI(LightningCLI):
         """
         subcommand = self.config.subcommand
         given = self.config[subcommand]
-        flags = yaml.safe_load(self._parser(subcommand).dump(given, skip_none=False))
+        flags = yaml.safe_load(self._parser(subcommand).dump(given, skip_unset=False))  # as config.yaml is
         given.ckpt_path = path = checkpoint_to_use(given.ckpt_path, given.trainer.default_root_dir, flags)
         if path is None or not Path(path).is_file():
             return

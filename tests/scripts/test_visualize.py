@@ -43,7 +43,7 @@ def test_map_and_neighbours_take_the_data_of_the_run(visualize, digits_checkpoin
     told, status = visualize("neighbours", digits_checkpoint, *few)
     assert status == 0, told
     drawn = Path("sheet.svg").read_text()
-    assert drawn.count("<image") == 3 * 3 and "SimCLR, epoch" in drawn
+    assert drawn.count("<image") == 3 * 3 and "SimCLR, step" in drawn
 
 
 def test_views_of_a_recipe_a_configuration_and_a_run(visualize, digits_checkpoint):
