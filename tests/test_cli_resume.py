@@ -9,7 +9,8 @@ from tests.support.commands import cli
 
 JOB = shlex.split(
     "fit --model SimCLR --model.backbone.name convnet --model.backbone.in_channels 1 "
-    "--model.backbone.options '{width: 4}' --data Digits --data.max_train_images 64 --data.max_val_images 32 --data.batch_size 16 "
+    "--model.backbone.options '{width: 4}' --data Digits --data.max_train_images 64 "
+    "--data.max_val_images 32 --data.batch_size 16 "
     "--trainer.accelerator cpu --trainer.enable_progress_bar false --ckpt_path auto"
 )
 
