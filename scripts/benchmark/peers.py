@@ -1,7 +1,7 @@
 """How fast whole training runs are beside those of another library: the same method, network, optimiser and images.
 
-    python scripts/benchmark/peers.py --path FOLDER --only resnet18 resnet18-bf16 --images 1024
-    python scripts/benchmark/peers.py --path FOLDER --only convnet --images 20000
+    python scripts/benchmark/peers.py --path FOLDER --only resnet18 resnet18-bf16 --batch-size 64 --images 256
+    python scripts/benchmark/peers.py --path FOLDER --only convnet --images 4096
     python scripts/benchmark/peers.py --path FOLDER --device cuda --images 50000 --methods SimCLR --rounds 2
 
 Ours is `cli.py fit` with its defaults: online probe, collapse metrics, report and checkpoints included. Theirs is
@@ -32,7 +32,7 @@ from scripts.reproduce import ROOT
 
 PEERS = sorted(file.stem.removeprefix("peer_") for file in Path(__file__).parent.glob("peer_*.py"))
 RESNET18: dict[str, Any] = {"name": "resnet18", "small_images": True}
-CONVNET: dict[str, Any] = {"name": "convnet", "options": {"width": 8}}
+CONVNET: dict[str, Any] = {"name": "convnet", "options": {"width": 2}}
 
 
 class Case(NamedTuple):
