@@ -115,6 +115,19 @@ def views() -> str:
     return markdown(("Views", "ours, images/s", "lightly", "ratio"), lines)
 
 
+def peers() -> str:
+    """Whole training runs against lightly's."""
+    lines = []
+    for found in map(results, ("benchmark-peers-resnet18-cpu", "benchmark-peers-convnet-cpu")):
+        for row in found["results"]:
+            sides = found["precisions"][row["case"]]
+            network = f"{row['case'].partition('-')[0]}, batch {found['batch_size']}"
+            rates = [f"{row[f'{side}_images_per_second']:.0f} in {sides[side]}" for side in ("ours", "theirs")]
+            memory = f"{row['ours_host_mib']:.0f} / {row['theirs_host_mib']:.0f}"
+            lines.append((network, row["method"], *rates, ratio(row), memory))
+    return markdown(("Network", "Method", "ours, images/s", "lightly", "ratio", "MiB"), lines)
+
+
 def parts() -> str:
     """What a step does beside the networks, against what the machine allows."""
     lines = [
@@ -157,6 +170,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "labels": labels,
     "fit": fit,
     "views": views,
+    "peers": peers,
     "parts": parts,
 }
 
