@@ -9,9 +9,7 @@ thread, on CUDA the time of the clock, in bf16 and channels-last. The table show
 smallest and largest ratio.
 """
 
-import argparse
 import copy
-import statistics
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
@@ -28,7 +26,7 @@ from methods.fast_moco import FastMoCo
 from methods.moco_v3 import MoCoV3
 from methods.modules import Teacher
 from scripts.benchmark.report import write_report
-from scripts.benchmark.turns import seconds
+from scripts.benchmark.turns import Spread, in_turns, parser_of, settings, sgd_step
 
 
 @dataclass
@@ -64,15 +62,10 @@ def training(module: ContrastiveModule, views: Views) -> Callable[[], None]:
     """One training step, as the trainer and its callbacks take it."""
     device = views.label.device.type
     module.to(device=device, memory_format=torch.channels_last if device == "cuda" else torch.preserve_format)
-    learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    optimizer = torch.optim.SGD(learning, lr=0.05, momentum=0.9, weight_decay=1e-4)
+    optimise = sgd_step(module, lambda: module.step(views).loss, device)
 
     def step() -> None:
-        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-            loss = module.step(views).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
+        optimise()
         with torch.no_grad():
             for pair in module.ema_pairs():
                 teachers, students = pair.parameters()
@@ -83,25 +76,19 @@ def training(module: ContrastiveModule, views: Views) -> Callable[[], None]:
 
 def compare(case: Case, views: Views, rounds: int, steps: int) -> Result:
     """Lets both take turns, after one turn each to warm up."""
-    ways = [training(module, views) for module in (case.fast_moco, case.moco_v3)]
-    turns = [[seconds(way, steps, views.label.device.type) for way in ways] for _ in range(rounds + 1)]
-    fast, moco = zip(*turns[1:], strict=True)
-    ratios = [a / b for a, b in zip(fast, moco, strict=True)]
-    median = statistics.median
-    return Result(case.name, median(fast), median(moco), median(ratios), min(ratios), max(ratios))
+    ways = (training(case.fast_moco, views), training(case.moco_v3, views))
+    fast, moco, spread = in_turns(ways, rounds, steps, views.label.device.type)
+    return Result(case.name, fast, moco, *spread)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = parser_of(__doc__)
     parser.add_argument("--backbone", default="resnet50", help="name of a backbone")
     parser.add_argument(
         "--image-size", type=int, default=224, help="side in pixels; up to 64 with the small-image stem"
     )
     parser.add_argument("--batch-size", type=int, default=8, help="images in a step, two views of each")
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each method")
     parser.add_argument("--steps", type=int, default=1, help="steps in a turn")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--out", type=Path, help="JSON file to write")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -116,7 +103,7 @@ def main(arguments: list[str] | None = None) -> None:
         result = compare(case, views, options.rounds, options.steps)
         print(
             f"{result.case:28} {result.fast_moco:10.4f} {result.moco_v3:10.4f} "
-            f"{result.ratio:7.3f} ({result.ratio_min:.3f} to {result.ratio_max:.3f})"
+            f"  {Spread(result.ratio, result.ratio_min, result.ratio_max)}"
         )
         results.append(asdict(result))
     if options.out:
@@ -124,8 +111,7 @@ def main(arguments: list[str] | None = None) -> None:
             options.out,
             packages=("torch", "torchvision"),
             what="seconds of a training step, medians over rounds in which Fast-MoCo and MoCo v3 take turns",
-            device=torch.cuda.get_device_name() if options.device == "cuda" else "one thread of the processor",
-            **{name: getattr(options, name) for name in ("backbone", "image_size", "batch_size", "rounds", "steps")},
+            **settings(options),
             results=results,
         )
 

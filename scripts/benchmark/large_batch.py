@@ -9,11 +9,9 @@ process of its own. Time is that of a batch that fits, in chunks and plain, in t
 thread.
 """
 
-import argparse
 import multiprocessing
 import os
 import re
-import statistics
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -25,7 +23,7 @@ from datamodules.views import Views
 from methods.backbones import BackboneConfig
 from methods.simclr import SimCLR
 from scripts.benchmark.report import write_report
-from scripts.benchmark.turns import seconds
+from scripts.benchmark.turns import in_turns, parser_of, settings, sgd_step
 
 SIDE = 32
 MEBIBYTE = 1024**2
@@ -36,18 +34,9 @@ def training_step(backbone: str, batch_size: int, chunk: int | None, device: str
     torch.manual_seed(0)
     config = BackboneConfig(backbone, small_images=backbone.startswith("resnet"))
     module = SimCLR(backbone=config, hidden_dim=512, micro_batch_size=chunk).to(device)
-    optimizer = torch.optim.SGD([p for p in module.parameters() if p.requires_grad], lr=0.05)
     index = torch.arange(batch_size, device=device)
     views = Views([torch.randn(batch_size, 3, SIDE, SIDE, device=device) for _ in range(2)], index, index)
-
-    def step() -> None:
-        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
-            loss = module.step(views).loss
-        optimizer.zero_grad()
-        loss.backward()
-        optimizer.step()
-
-    return step
+    return sgd_step(module, lambda: module.step(views).loss, device)
 
 
 def peak_mib(backbone: str, batch_size: int, chunk: int | None, device: str) -> float:
@@ -74,14 +63,11 @@ def _status(name: str) -> float:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = parser_of(__doc__)
     parser.add_argument("--backbone", default="convnet", help="name of a backbone")
     parser.add_argument("--batch-size", type=int, default=4096, help="images whose memory is measured")
     parser.add_argument("--chunk", type=int, default=256, help="images of a micro-batch")
     parser.add_argument("--time-batch-size", type=int, default=1024, help="images whose time is measured; must fit")
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each way")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--out", type=Path, help="JSON file to write")
     o = parser.parse_args(arguments)
 
     sizes = {"one chunk": (o.chunk, None), "large batch": (o.batch_size, o.chunk)}
@@ -95,23 +81,19 @@ def main(arguments: list[str] | None = None) -> None:
           f"{o.chunk} {memory['large batch']:.0f} MiB, ratio {ratio:.2f}")  # fmt: skip
 
     torch.set_num_threads(1)
-    ways = [training_step(o.backbone, o.time_batch_size, chunk, o.device) for chunk in (o.chunk, None)]
-    turns = [[seconds(way, 1, o.device) for way in ways] for _ in range(o.rounds + 1)][1:]  # the first warms up
-    ratios = sorted(chunked / plain for chunked, plain in turns)
-    times = {"ratio": statistics.median(ratios), "ratio_min": ratios[0], "ratio_max": ratios[-1]}
-    print(f"time of {o.time_batch_size} images in chunks of {o.chunk} over the plain step: "
-          f"{times['ratio']:.2f} ({times['ratio_min']:.2f} to {times['ratio_max']:.2f})")  # fmt: skip
+    chunked, plain = (training_step(o.backbone, o.time_batch_size, chunk, o.device) for chunk in (o.chunk, None))
+    *_, spread = in_turns((chunked, plain), o.rounds, 1, o.device)
+    print(f"time of {o.time_batch_size} images in chunks of {o.chunk} over the plain step: {spread}")
     if o.out:
         write_report(
             o.out,
             packages=("torch", "torchvision"),
             what="SimCLR in micro-batches: peak memory of a step over a plain step of one chunk, and time over a plain "
             "step of the same images, median of rounds in turns",
-            device=torch.cuda.get_device_name() if o.device == "cuda" else "one thread of the processor",
-            **{name: getattr(o, name) for name in ("backbone", "batch_size", "chunk", "time_batch_size", "rounds")},
+            **settings(o),
             memory_mib={name: round(value, 1) for name, value in memory.items()},
             memory_ratio=ratio,
-            time=times,
+            time=spread._asdict(),
         )
 
 

@@ -9,8 +9,6 @@ patches in either case. On a CPU it is the CPU time of one thread, on CUDA the t
 shows the medians over the rounds, and the smallest and largest ratio.
 """
 
-import argparse
-import statistics
 import sys
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -26,7 +24,7 @@ from methods.mae import MAE
 from methods.modules.masked_vit import encode_visible
 from methods.modules.masking import patchify, random_mask
 from scripts.benchmark.report import write_report
-from scripts.benchmark.turns import seconds
+from scripts.benchmark.turns import Spread, in_turns, parser_of, settings
 
 
 @dataclass
@@ -69,25 +67,19 @@ def training(module: MAE, images: Tensor, part: Callable[..., Tensor], mask_rati
 
 def compare(module: MAE, images: Tensor, part: Callable[..., Tensor], rounds: int, steps: int) -> Result:
     """Lets both take turns, after one turn each to warm up."""
-    ways = [training(module, images, part, ratio) for ratio in (module.mask_ratio, 0.0)]
-    turns = [[seconds(way, steps, images.device.type) for way in ways] for _ in range(rounds + 1)]
-    masked, visible = zip(*turns[1:], strict=True)
-    ratios = [a / b for a, b in zip(masked, visible, strict=True)]
-    median = statistics.median
-    return Result(part.__name__, median(masked), median(visible), median(ratios), min(ratios), max(ratios))
+    ways = (training(module, images, part, module.mask_ratio), training(module, images, part, 0.0))
+    masked, visible, spread = in_turns(ways, rounds, steps, images.device.type)
+    return Result(part.__name__, masked, visible, *spread)
 
 
 def main(arguments: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = parser_of(__doc__)
     parser.add_argument("--backbone", default="timm/vit_base_patch16_224", help="name of a ViT")
     parser.add_argument("--image-size", type=int, default=224, help="side in pixels")
     parser.add_argument("--patch-size", type=int, default=16, help="side in pixels")
     parser.add_argument("--mask-ratio", type=float, default=0.75, help="share of the patches that are hidden")
     parser.add_argument("--batch-size", type=int, default=8, help="images in a step")
-    parser.add_argument("--rounds", type=int, default=5, help="turns of each")
     parser.add_argument("--steps", type=int, default=1, help="steps in a turn")
-    parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu")
-    parser.add_argument("--out", type=Path, help="JSON file to write")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     torch.manual_seed(0)
@@ -102,17 +94,15 @@ def main(arguments: list[str] | None = None) -> None:
         result = compare(module, images, part, options.rounds, options.steps)
         print(
             f"{result.part:16} {result.masked:12.4f} {result.all_visible:12.4f} "
-            f"{result.ratio:7.3f} ({result.ratio_min:.3f} to {result.ratio_max:.3f})"
+            f"  {Spread(result.ratio, result.ratio_min, result.ratio_max)}"
         )
         results.append(asdict(result))
     if options.out:
-        names = ("backbone", "image_size", "patch_size", "mask_ratio", "batch_size", "rounds", "steps")
         write_report(
             options.out,
             packages=("torch", "timm"),
             what="seconds of forward and backward, medians over rounds in which masked and whole images take turns",
-            device=torch.cuda.get_device_name() if options.device == "cuda" else "one thread of the processor",
-            **{name: getattr(options, name) for name in names},
+            **settings(options),
             results=results,
         )
 
