@@ -225,10 +225,9 @@ def test_sizes_of_the_heads(local_hidden_dim):
 
 
 def test_other_levels():
-    module = small(DetCo, levels=["layers.6"], level_weights=(0.5, 1.0))
-    output = module.step(views(DetCo))
-    assert set(output.enqueue) == {f"{kind}_queues.{level}" for kind in ("global", "local") for level in (0, 1)}
-    assert output.enqueue["global_queues.0"].shape == (8, 8)
+    keys = small(DetCo, levels=["layers.6"], level_weights=(0.5, 1.0)).step(views(DetCo)).enqueue
+    assert keys.keys() == {f"{kind}_queues.{level}" for kind in ("global", "local") for level in (0, 1)}
+    assert keys["global_queues.0"].shape == (8, 8)
 
 
 @pytest.mark.parametrize(

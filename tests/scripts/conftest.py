@@ -11,7 +11,10 @@ import pytest
 def run_script(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> Callable[..., tuple[str, int]]:
-    """Calls a script's `main` with words of the command line in an empty folder: what it printed, its exit status."""
+    """Calls a script's `main` with words of the command line in an empty folder: what it printed, its exit status.
+
+    A script that refuses (status 2) prints its sentence on stderr, others their results on stdout.
+    """
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
 
@@ -19,8 +22,10 @@ def run_script(
         monkeypatch.setattr(sys, "argv", [f"{main.__module__}.py", *map(str, words)])
         try:
             main()
+            code = 0
         except SystemExit as stopped:
-            return capsys.readouterr().err, int(stopped.code or 0)
-        return capsys.readouterr().out, 0
+            code = int(stopped.code or 0)
+        told = capsys.readouterr()
+        return told.err if code == 2 else told.out, code
 
     return run

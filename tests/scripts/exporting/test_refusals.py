@@ -24,11 +24,6 @@ from tests.scripts.exporting.checkpoints import (
 from tests.support.methods import VIT
 
 
-@pytest.fixture(autouse=True)
-def _in_a_folder_of_its_own(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
 @pytest.mark.parametrize(
     ("arguments", "to", "message"),
     [
