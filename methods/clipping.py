@@ -19,5 +19,5 @@ def clip_each(parameters: Iterable[nn.Parameter], max_norm: float) -> None:
     """
     grads = [p.grad for p in parameters if p.grad is not None]
     if grads:
-        factors = [(max_norm / (norm + 1e-6)).clamp(max=1.0) for norm in torch._foreach_norm(grads)]
-        torch._foreach_mul_(grads, factors)
+        norms = torch.stack(torch._foreach_norm(grads))  # [P], one entry a tensor
+        torch._foreach_mul_(grads, (max_norm / (norms + 1e-6)).clamp(max=1.0).unbind())

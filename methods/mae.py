@@ -2,7 +2,7 @@
 
 He et al., "Masked Autoencoders Are Scalable Vision Learners", CVPR 2022, arXiv:2111.06377. Follows facebookresearch/mae
 (efb2a80). Deviations: masks follow from seed, epoch and image, not from a generator, so that they do not depend on the
-number of ranks; a loss that is not finite does not end the run.
+number of ranks.
 """
 
 from typing import Any
@@ -63,8 +63,8 @@ class MAE(SSLModule):
         self.decoder = MAEDecoder(*sizes, vit.num_prefix_tokens)
 
     def networks(self) -> list[nn.Module]:
-        """Also the encoder's blocks, which training calls without the ViT around them."""
-        return [*super().networks(), self.backbone.blocks]  # pyright: ignore[reportReturnType]
+        """Also each of the encoder's blocks, which training calls without the ViT around them."""
+        return [*super().networks(), *self.backbone.blocks]  # pyright: ignore[reportReturnType, reportGeneralTypeIssues]
 
     def step(self, views: Views) -> StepOutput:
         """Encoder, decoder, loss."""

@@ -35,6 +35,7 @@ def optimisation(module: LightningModule, optim: OptimConfig, groups: list[dict[
         global_batch_size=batch_size * trainer.world_size * window,
         total_steps=total,
         steps_per_epoch=math.ceil(batches / window) if math.isfinite(batches) else batches,
-        fused=not trainer.gradient_clip_val,  # with it Lightning refuses fused steps in mixed precision
+        # Lightning refuses fused steps under its own clipping, and leaves gradients in a loss scaler's scale for them.
+        fused=not trainer.gradient_clip_val and optim.clip_each is None,
     )
     return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step", "name": "lr"}}

@@ -59,14 +59,20 @@ def run_to_its_end(arguments: list[str]) -> tuple[int, float]:
     return status, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss / 1024
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def main(arguments: list[str] | None = None) -> None:
+    given = sys.argv[1:] if arguments is None else arguments
+    cut = given.index("--") if "--" in given else len(given)  # argparse takes no words behind it after an option
+    parser = argparse.ArgumentParser(
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="%(prog)s [-h] --name NAME config [-- flags of cli.py]",
+    )
     parser.add_argument("config", type=Path, help="a YAML under configs/")
     parser.add_argument("--name", required=True, help="results/NAME.json is written")
-    parser.add_argument("flags", nargs="*", help="further flags of cli.py, after --")
-    options = parser.parse_args()
+    options = parser.parse_args(given[:cut])
+    further = given[cut + 1 :]
     with tempfile.TemporaryDirectory() as folder:
-        flags = ["--config", str(options.config), *options.flags, "--trainer.default_root_dir", folder]
+        flags = ["--config", str(options.config), *further, "--trainer.default_root_dir", folder]
         revision = commit()  # of the code that runs, whatever is edited meanwhile
         started = time.perf_counter()
         status, memory = run_to_its_end([sys.executable, "cli.py", "fit", *flags])
@@ -75,9 +81,7 @@ def main() -> None:
             sys.exit(status)
         run = Path(folder) / "version_0"
         summary = json.loads((run / "summary.json").read_text())
-        shown = [
-            flag for before, flag in zip(["", *options.flags], options.flags, strict=False) if before != "--data.path"
-        ]
+        shown = [flag for before, flag in zip(["", *further], further, strict=False) if before != "--data.path"]
         result = {
             "config": str(options.config),
             "flags": [flag for flag in shown if flag != "--data.path"],

@@ -2,7 +2,15 @@
 
 from typing import Literal
 
-from torch import nn
+from torch import Tensor, nn
+
+
+class MLP(nn.Sequential):
+    """A Sequential that torch.compile takes: of torch's own containers it skips the call."""
+
+    def forward(self, input: Tensor) -> Tensor:
+        """[..., D] through all layers."""
+        return super().forward(input)
 
 
 def mlp(
@@ -11,7 +19,7 @@ def mlp(
     bias: bool = False,
     last_norm: Literal["none", "scale", "affine", "plain"] = "none",
     last_bias: bool | None = None,
-) -> nn.Sequential:
+) -> MLP:
     """Linear - BatchNorm - ReLU for every hidden width, then a linear map.
 
     Args:
@@ -23,7 +31,7 @@ def mlp(
         last_bias: a bias in the last linear map; None for one where no BatchNorm follows.
 
     Returns:
-        Sequential that maps [B, dims[0]] to [B, dims[-1]].
+        A network that maps [B, dims[0]] to [B, dims[-1]].
     """
     layers: list[nn.Module] = []
     for width, hidden in zip(dims[:-2], dims[1:-1], strict=True):
@@ -34,4 +42,4 @@ def mlp(
         layers.append(nn.BatchNorm1d(dims[-1], affine=last_norm != "plain"))
     if last_norm == "scale":
         layers[-1].bias.requires_grad_(False)  # torch has no switch for "scale only"; frozen at zero is the same
-    return nn.Sequential(*layers)
+    return MLP(*layers)

@@ -6,7 +6,8 @@
 
 FOLDER holds CIFAR-10 as Parquet files; without it, whole runs train on generated images. Each measurement is a command
 of its own, which is shown, and gets the time that is left; one that runs out of it is stopped, and what it had written
-stays. On an accelerator they come in the order of their worth.
+stays. On an accelerator they come in the order of their worth, and `--only simclr` trains SimCLR for 200 epochs, or as
+long as nine minutes let it. Exit status 1 if any of them did not come to its end.
 """
 
 import argparse
@@ -24,8 +25,9 @@ BF16 = "--trainer.precision bf16-mixed"
 SMALL_VIT = "--backbone timm/vit_tiny_patch16_224 --image-size 32 --patch-size 4 --batch-size 64"
 CPU = {  # name of the file -> script and flags
     "fit": "fit.py --batch-size 32",
-    "views": "views.py",
-    "peers-resnet18": "peers.py --only resnet18 resnet18-bf16 --batch-size 64 --images 256",
+    "views": "views.py --rounds 7",
+    "peers-resnet18": "peers.py --only resnet18 resnet18-bf16 resnet18-both-bf16 --methods SimCLR --batch-size 64 "
+    "--images 1280",
     "peers-convnet": "peers.py --only convnet --images 4096",
     "parts": "parts.py",
     "large-batch": "large_batch.py",
@@ -36,14 +38,18 @@ CPU = {  # name of the file -> script and flags
 }
 CUDA = {
     "fit": "fit.py --batch-size 512 --block 20",
+    "fit-channels-last": "fit.py --batch-size 512 --block 20 --only SimCLR -- --model.channels_last true",
+    "fit-compile": "fit.py --batch-size 512 --block 20 --only SimCLR -- --model.compile true",
     "peers": "peers.py --images 50000 --methods SimCLR --rounds 2 --batch-size 512",
     "parts": "parts.py",
     "large-batch": "large_batch.py --backbone resnet18",
     "fast-moco": "fast_moco.py --batch-size 128 --steps 10",
     "mae": "mae.py --batch-size 256 --steps 10",
 }
-LEARNING = "configs/cifar10/simclr.yaml"
-LEARNING_FLAGS = f"--data.batch_size 512 --trainer.max_epochs 200 --trainer.check_val_every_n_epoch 20 {BF16}"
+DONE = "ended with status 0"
+LEARNING = "simclr"  # how good a representation ten minutes give: takes them all, hence only by name
+LEARNING_FLAGS = "--data.batch_size 512 --trainer.max_epochs 200 --trainer.check_val_every_n_epoch 20 "
+LEARNING_FLAGS += f"--trainer.max_time 00:00:09:00 {BF16}"
 
 
 def commands(device: str, path: str | None, out: Path) -> dict[str, list[str]]:
@@ -57,18 +63,17 @@ def commands(device: str, path: str | None, out: Path) -> dict[str, list[str]]:
     made = {}
     for name, told in (CUDA if device == "cuda" else CPU).items():
         script, *flags = told.split()
+        own, beyond = (flags[: flags.index("--")], flags[flags.index("--") :]) if "--" in flags else (flags, [])
         if script == "peers.py" and path:
-            flags += ["--path", path]
-        if script not in ("fit.py", "views.py"):
-            flags += ["--device", device]
-        flags += ["--out", str(out / f"benchmark-{name}-{device}.json")]
+            own += ["--path", path]
         if script == "fit.py" and device == "cuda":
-            flags += ["--", *BF16.split()]
-        made[name] = [str(FOLDER / script), *flags]
-    if device == "cuda" and path:  # how good a representation ten minutes give
-        learning = ["scripts/reproduce.py", LEARNING, "--name", str(out / "cifar10-simclr-r18-200ep-cuda"), "--"]
-        learning += [*LEARNING_FLAGS.split(), "--data.path", path]
-        made = {"fit": made.pop("fit"), "simclr": learning, **made}
+            beyond = [*(beyond or ["--"]), *BF16.split()]
+        elif script not in ("fit.py", "views.py"):
+            own += ["--device", device]
+        made[name] = [str(FOLDER / script), *own, "--out", str(out / f"benchmark-{name}-{device}.json"), *beyond]
+    if device == "cuda" and path:
+        made[LEARNING] = ["scripts/reproduce.py", "configs/cifar10/simclr.yaml", "--name"]
+        made[LEARNING] += [str(out / "cifar10-simclr-r18-cuda"), "--", *LEARNING_FLAGS.split(), "--data.path", path]
     return made
 
 
@@ -85,12 +90,16 @@ def main(arguments: list[str] | None = None) -> None:
     if unknown := set(options.only or ()) - set(chosen):
         parser.error(f"--only {' '.join(sorted(unknown))}: on {options.device} there are {', '.join(chosen)}.")
     out.mkdir(parents=True, exist_ok=True)
-    end = time.monotonic() + options.seconds if options.seconds else None
-    for name in options.only or chosen:
-        left = None if end is None else max(0.0, end - time.monotonic())
+    end = None if options.seconds is None else time.monotonic() + options.seconds
+    complete = True
+    for name in options.only or (name for name in chosen if name != LEARNING):
+        left = None if end is None else end - time.monotonic()
         told = "" if left is None else f", {left:.0f} s left"
         print(f"--- {name}{told}: python {shlex.join(chosen[name])}", flush=True)
-        print(f"--- {name} {ended(chosen[name], left)}", flush=True)
+        how = "not begun, out of time" if left is not None and left <= 0 else ended(chosen[name], left)
+        print(f"--- {name} {how}", flush=True)
+        complete &= how == DONE
+    sys.exit(0 if complete else 1)
 
 
 def ended(command: list[str], seconds: float | None) -> str:

@@ -120,6 +120,9 @@ def bare_step(trainer: Trainer, module: ContrastiveModule, views: Views) -> Call
     module.trainer = None  # the copy is to be without it
     twin, optimizer = copy.deepcopy((module, trainer.optimizers[0]))  # together: the one has the other's parameters
     module.trainer = trainer
+    if module.compile_networks:  # a copy is of the networks alone
+        for network in twin.networks():
+            network.compile()
     context = trainer.precision_plugin.forward_context
 
     def step() -> None:

@@ -5,10 +5,11 @@
     python scripts/benchmark/parts.py --backbones resnet18 --only LARS "SGD, foreach"
 
 Teacher, queue, optimisers, probe, kNN and SwAV's assignment run as in training, each on its own. A part's limit is the
-time for the memory that it must read and write, at the rate of a large copy, or for its multiplications, at the rate of
-a large matrix product in fp32, whichever is longer; both rates are taken anew in every round. On a CPU all is the CPU
-time of one thread, on CUDA the time of the clock. What fits into the processor's cache may stay below its limit; what
-is small is bound by the start of its operations, not by memory.
+time for the memory that it must read and write, at the rate of one large tensor added to another in place, or for its
+multiplications, at the rate of a large matrix product in fp32, whichever is longer; both rates are taken anew in every
+round. (A copy would not do: a processor reads what it is about to overwrite, and the copy moves a half more than it
+seems to.) On a CPU all is the CPU time of one thread, on CUDA the time of the clock. What is small is bound by the
+start of its operations, not by memory.
 """
 
 import argparse
@@ -28,8 +29,8 @@ from scripts.benchmark.step_parts import FP32, PARTS, Part, Sizes, taken
 from scripts.benchmark.turns import seconds
 
 TURN = 0.1  # seconds that a part runs in each of its turns, at least once
-COPIED = 256 * 1024**2  # bytes, far beyond any cache
-REPEATS = 4  # of the copy and of the product in a round
+ADDED = 256 * 1024**2  # bytes, far beyond any cache
+REPEATS = 4  # of the sum and of the product in a round
 SIDE = {"cpu": 1024, "cuda": 8192}  # of the matrices that are multiplied
 FLOOR = ("LARS", "SGD, foreach")  # the first can hardly be faster than the second, which takes no norms
 
@@ -68,17 +69,17 @@ class Turns(NamedTuple):
 
 
 def meter(device: str) -> Callable[[], Rates]:
-    """Prepares a large copy and a large product; each call times them again."""
-    source = torch.ones(COPIED // FP32, device=device)
-    target = torch.empty_like(source)
+    """Prepares a large sum and a large product; each call times them again."""
+    source = torch.ones(ADDED // FP32, device=device)
+    target = torch.zeros_like(source)
     a, b = torch.randn(2, SIDE[device], SIDE[device], device=device)
     product = torch.empty_like(a)
-    copy = Part(lambda: target.copy_(source), moved=2 * COPIED)
+    add = Part(lambda: target.add_(source), moved=3 * ADDED)  # two are read, one is written
     multiply = Part(lambda: torch.mm(a, b, out=product), moved=0, multiplications=SIDE[device] ** 3)
 
     def measure() -> Rates:
         return Rates(
-            copy.moved / seconds(copy.run, REPEATS, device),
+            add.moved / seconds(add.run, REPEATS, device),
             multiply.multiplications / seconds(multiply.run, REPEATS, device),
         )
 
@@ -154,7 +155,7 @@ def main(arguments: list[str] | None = None) -> None:
             o.out,
             packages=("torch", "pytorch-lightning"),
             what="microseconds of the parts of a training step beside the networks, medians over rounds in which they "
-            "take turns with the copy and the matrix product that set their limits",
+            "take turns with the sum and the matrix product that set their limits",
             device=torch.cuda.get_device_name() if o.device == "cuda" else "one thread of the processor",
             rounds=o.rounds,
             sizes=sizes._asdict(),

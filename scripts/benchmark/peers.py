@@ -1,6 +1,6 @@
 """How fast whole training runs are beside those of another library: the same method, network, optimiser and images.
 
-    python scripts/benchmark/peers.py --path FOLDER --only resnet18 resnet18-bf16 --batch-size 64 --images 256
+    python scripts/benchmark/peers.py --path FOLDER --only resnet18 --methods SimCLR --batch-size 64 --images 1280
     python scripts/benchmark/peers.py --path FOLDER --only convnet --images 4096
     python scripts/benchmark/peers.py --path FOLDER --device cuda --images 50000 --methods SimCLR --rounds 2
 
@@ -47,6 +47,7 @@ class Case(NamedTuple):
 CASES = {
     "resnet18": Case(RESNET18, "32-true", "32-true"),  # the network's work dominates
     "resnet18-bf16": Case(RESNET18, "bf16-mixed", "32-true"),  # theirs as published
+    "resnet18-both-bf16": Case(RESNET18, "bf16-mixed", "bf16-mixed"),
     "resnet18-half": Case(RESNET18, "bf16-mixed", "16-mixed", devices=("cuda",)),
     "convnet": Case(CONVNET, "32-true", "32-true"),  # so small that the views dominate
 }

@@ -2,10 +2,15 @@
 
 import json
 import platform
-import subprocess
+import sys
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # beside scripts that are run as files
+from scripts.reproduce import commit
+
+COMMIT = commit()  # before the measuring, which may take long enough for somebody to change the code
 
 
 def processor() -> str:
@@ -24,7 +29,6 @@ def write_report(path: Path, packages: tuple[str, ...], **facts: Any) -> None:
         packages: whose versions matter.
         facts: what was measured, and how.
     """
-    commit = subprocess.run(["git", "rev-parse", "HEAD"], capture_output=True, text=True).stdout.strip()
-    machine = {"commit": commit, "processor": processor(), "versions": {name: version(name) for name in packages}}
+    machine = {"commit": COMMIT, "processor": processor(), "versions": {name: version(name) for name in packages}}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(facts | machine, indent=2) + "\n")

@@ -155,31 +155,31 @@ def photos_in(path: Path) -> Iterator[Image.Image]:
     return (Image.open(io.BytesIO(file)).convert("RGB") for file in files)
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--path", type=Path, help="folder of images or Parquet file (default: synthetic images)")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     parser.add_argument("--rounds", type=int, default=5, help="turns of each pipeline")
-    arguments = parser.parse_args()
+    options = parser.parse_args(arguments)
     torch.set_num_threads(1)
-    photos = list(islice(photos_in(arguments.path) if arguments.path else synthetic_photos(), PHOTOS))
+    photos = list(islice(photos_in(options.path) if options.path else synthetic_photos(), PHOTOS))
 
     print(f"{'images/s on one core':46} {'ours':>8} {'lightly':>8}   ratio (min to max)")
     results = []
     for case in (*small_cases(photos), *large_cases(photos)):
-        result = compare(case, arguments.rounds)
+        result = compare(case, options.rounds)
         print(
             f"{result.case:46} {result.ours:8.0f} {result.lightly:8.0f} "
             f"{result.ratio:7.1f} ({result.ratio_min:.1f} to {result.ratio_max:.1f})"
         )
         results.append(asdict(result))
-    if arguments.out:
+    if options.out:
         write_report(
-            arguments.out,
+            options.out,
             ("torch", "torchvision", "lightly", "pillow"),
             what="images/s on one CPU core, medians over rounds in which ours and lightly take turns",
-            images="real" if arguments.path else "synthetic",
-            rounds=arguments.rounds,
+            images="real" if options.path else "synthetic",
+            rounds=options.rounds,
             results=results,
         )
 

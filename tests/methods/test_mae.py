@@ -218,8 +218,3 @@ def test_a_decoder_that_does_not_fit_is_refused():
         tiny(decoder_heads=3)
     with pytest.raises(UserError, match="divisible by 4"):
         tiny(decoder_dim=6)
-
-
-def test_compilation_reaches_the_blocks_that_training_calls():
-    module = tiny()
-    assert module.networks() == [module.backbone, module.decoder, module.backbone.blocks]

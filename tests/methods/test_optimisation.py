@@ -35,3 +35,9 @@ def test_clipping_in_mixed_precision_goes_without():
     module = trained(optimizer="adamw", precision="bf16-mixed", clip=1.0)
     assert not module.trainer.optimizers[0].param_groups[0]["fused"]
     assert module.trainer.global_step == 3
+
+
+def test_gradients_that_are_clipped_each_are_out_of_the_scaler_by_then():
+    """Lightning leaves them in a loss scaler's scale for an optimiser with fused steps."""
+    module = trained(optimizer="adamw", clip_each=3.0)
+    assert not module.trainer.optimizers[0].param_groups[0]["fused"]

@@ -82,14 +82,14 @@ def test_ratios_are_those_of_each_round(monkeypatch):
 
 
 def test_the_meter_counts_what_was_done(monkeypatch):
-    monkeypatch.setattr(parts, "COPIED", 1024)
+    monkeypatch.setattr(parts, "ADDED", 1024)
     monkeypatch.setattr(parts, "SIDE", {"cpu": 8})
     monkeypatch.setattr(parts, "seconds", lambda run, steps, device: 2.0)
-    assert meter("cpu")() == Rates(moved=1024, multiplications=256)
+    assert meter("cpu")() == Rates(moved=1536, multiplications=256)
 
 
 def test_writes_a_row_for_each_part(tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(parts, "COPIED", 1024**2)
+    monkeypatch.setattr(parts, "ADDED", 1024**2)
     monkeypatch.setattr(parts, "TURN", 1e-4)
     out = tmp_path / "results" / "parts.json"
     sizes = ["--batch-size", "4", "--bank-size", "40", "--queries", "3", "--prototypes", "7"]

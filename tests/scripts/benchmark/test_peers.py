@@ -138,7 +138,7 @@ def test_runs_with_nothing_to_time_are_refused(flags, capsys):
 def test_other_libraries_are_found_by_their_file():
     assert PEERS == ["lightly"]
     assert all((Path(peers.__file__).parent / f"peer_{peer}.py").is_file() for peer in PEERS)
-    assert set(CASES) == {"resnet18", "resnet18-bf16", "resnet18-half", "convnet"}
+    assert set(CASES) == {"resnet18", "resnet18-bf16", "resnet18-both-bf16", "resnet18-half", "convnet"}
 
 
 @pytest.mark.slow
