@@ -148,15 +148,14 @@ class ImageDataModule(LightningDataModule, ABC):
     def train_dataloader(self) -> ResumableLoader:
         """Shuffled training views, beginning where the trainer's counters stand."""
         split = self._split("train")
-        rank, world_size = self._place()
         sampler = TrainSampler(
             len(split.source),
             self.batch_size,
-            rank,
-            world_size,
+            *self._place(),
             run_seed(),
             position=partial(next_position, self.trainer) if self.trainer else None,
             reshuffle=not getattr(self.trainer, "overfit_batches", 0),
+            order=split.source.order,
         )
         return self._loader(TrainBatches(split, self._augment), sampler, split, keep_workers=True)
 

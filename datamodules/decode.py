@@ -24,6 +24,14 @@ class UnreadableError(Exception):
         self.reason = reason
 
 
+def read_bytes(path: Path, name: str) -> bytes:
+    """A picture's file; `name` is what to call it in an error. Raises `UnreadableError` if it cannot be read."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise UnreadableError(name, error.strerror or str(error)) from None
+
+
 def decode(data: bytes | Path, name: str) -> Tensor:
     """Decodes one picture to RGB.
 
@@ -42,10 +50,7 @@ def decode(data: bytes | Path, name: str) -> Tensor:
         UnreadableError: if the file cannot be read or is no complete picture.
     """
     if isinstance(data, Path):
-        try:
-            data = data.read_bytes()
-        except OSError as error:
-            raise UnreadableError(name, error.strerror or str(error)) from None
+        data = read_bytes(data, name)
     if not data:
         raise UnreadableError(name, "it is empty")
     try:

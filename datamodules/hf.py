@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from datamodules.base import ImageDataModule
-from datamodules.decode import decode
+from datamodules.decode import decode, read_bytes
 from datamodules.errors import UserError
 from datamodules.sources import Source, encode_labels, find
 
@@ -112,14 +112,27 @@ class HFSource(Source):
         elif label_column not in table.column_names:
             raise _missing("label_column", label_column, table, title)
         self._title = title
-        self._pictures = table.select_columns([image_column]).cast_column(image_column, datasets.Image(decode=False))
+        column = table.select_columns([image_column])
+        try:
+            self._pictures = column.cast_column(image_column, datasets.Image(decode=False))
+        except (TypeError, ValueError, NotImplementedError):  # Arrow's words for a cast that there is not
+            raise UserError(
+                f"Column {image_column} of {title} holds {table.features[image_column]}, no pictures: name another "
+                "with data.image_column."
+            ) from None
         self._column = image_column
         self.labels, self.class_names = _labels(table, label_column)
 
     def image(self, i: int) -> Tensor:
         """Picture `i`: [3, H, W] uint8."""
-        picture = self._pictures[i][self._column]
-        return decode(picture["bytes"] if picture["bytes"] is not None else Path(picture["path"]), self.name(i))
+        return decode(self.encoded(i), self.name(i))
+
+    def encoded(self, i: int) -> bytes:
+        """The file of picture `i`."""
+        picture = self._pictures[i][self._column] or {}  # a row may be null
+        if picture.get("bytes") is None and picture.get("path"):
+            return read_bytes(Path(picture["path"]), self.name(i))
+        return picture.get("bytes") or b""
 
     def name(self, i: int) -> str:
         """The split and the row."""
@@ -161,17 +174,23 @@ def _load(path: str, name: str | None, split: str, files: dict[str, list[str]] |
     try:
         table = datasets.load_dataset(path, name, split=split, data_files=files)
     except (OSError, ValueError) as error:
+        if files:
+            damaged = ", ".join(files[split.partition("[")[0]])
+            raise UserError(f"{damaged} cannot be read as Parquet: {_first_line(error)}") from None
         raise _unreachable(path, error) from None
     assert isinstance(table, datasets.Dataset)
     return table
 
 
 def _unreachable(path: str, error: Exception) -> UserError:
-    first_line = str(error).splitlines()[0] if str(error) else type(error).__name__
     return UserError(
-        f"{path} is neither a local folder nor a data set that could be had from the hub ({first_line}): "
+        f"{path} is neither a local folder nor a data set that could be had from the hub ({_first_line(error)}): "
         "see data.path, data.name, the names of the splits, and the network."
     )
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__
 
 
 def _only_column(table: "datasets.Dataset", feature: type) -> str | None:

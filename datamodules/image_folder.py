@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from datamodules.base import ImageDataModule
-from datamodules.decode import decode
+from datamodules.decode import decode, read_bytes
 from datamodules.errors import UserError
 from datamodules.sources import Source, Subset, encode_labels, find, hold_out
 
@@ -75,7 +75,11 @@ class FileSource(Source):
 
     def image(self, i: int) -> Tensor:
         """Picture `i`: [3, H, W] uint8."""
-        return decode(Path(self.name(i)), self.name(i))
+        return decode(self.encoded(i), self.name(i))
+
+    def encoded(self, i: int) -> bytes:
+        """The file of picture `i`."""
+        return read_bytes(Path(self.name(i)), self.name(i))
 
     def name(self, i: int) -> str:
         """The path."""
@@ -111,7 +115,11 @@ def _pictures(folder: str | Path) -> Iterator[str]:
 def _listed(file: Path) -> tuple[list[str], list[str | None]]:
     """Paths and labels of a list: a path a line, optionally a tab and a label."""
     paths, labels = [], []
-    for line in file.read_text(encoding="utf-8").splitlines():
+    try:
+        text = file.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise UserError(f"{file} is no list of pictures, a path a line: give a text, or a folder.") from None
+    for line in text.splitlines():
         if line.strip():
             path, _, label = line.partition("\t")
             paths.append(str(file.parent / path.strip()))

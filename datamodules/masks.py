@@ -125,6 +125,7 @@ class MaskedSource(Source):
         self.source = source
         self.labels = source.labels
         self.class_names = source.class_names
+        self.order = source.order
         self._side = header.side
         self._bits = np.memmap(file, np.uint8, "r", _HEADER_BYTES, (header.count, _bytes_per_mask(header.side)))
 

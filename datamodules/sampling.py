@@ -6,6 +6,7 @@ Lightning leaves in place under DDP and tells the epoch, and `SequentialSampler`
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,39 @@ from pytorch_lightning import Trainer
 from torch.utils.data import DistributedSampler, SequentialSampler
 
 from datamodules.errors import UserError
-from datamodules.randomness import permutation
+from datamodules.randomness import fold, permutation
+
+_SHARDS = 0x53484152  # "SHAR": keeps the order of shards apart from that of images
+
+
+class WindowedOrder:
+    """A random order of all images that stays within a few shards at a time, where reads across all would be slow.
+
+    The shards of an epoch come in random order and are taken `window` at a time; the images of these few are shuffled
+    together. With a window of all shards it is the full shuffle, number for number.
+    """
+
+    def __init__(self, shard: np.ndarray, window: int) -> None:
+        """Holds on to the numbers.
+
+        Args:
+            shard: [N] int64, the shard that holds each image.
+            window: shards that are read from at a time, at least 1.
+        """
+        self.shard = np.unique(shard, return_inverse=True)[1]  # numbers without gaps, as a subset would leave them
+        self.window = window
+
+    def within(self, rows: np.ndarray) -> "WindowedOrder":
+        """The order of the images `rows` [n] alone, renumbered from 0."""
+        return WindowedOrder(self.shard[rows], self.window)
+
+    def __call__(self, seed: int, epoch: int) -> np.ndarray:
+        """[N] int64: the order in which an epoch visits the images; a pure function, on all ranks the same."""
+        shards = permutation(fold(seed, _SHARDS), epoch, int(self.shard.max(initial=-1)) + 1)
+        place = np.argsort(shards)  # of each shard in this epoch
+        shuffled = permutation(seed, epoch, len(self.shard))
+        window = place[self.shard[shuffled]] // self.window
+        return shuffled[np.argsort(window, kind="stable")]
 
 
 class TrainSampler(DistributedSampler, SequentialSampler):
@@ -32,6 +65,7 @@ class TrainSampler(DistributedSampler, SequentialSampler):
         seed: int,
         position: Callable[[], tuple[int, int]] | None = None,
         reshuffle: bool = True,
+        order: WindowedOrder | None = None,
     ) -> None:
         """Computes nothing yet.
 
@@ -44,6 +78,7 @@ class TrainSampler(DistributedSampler, SequentialSampler):
             position: tells epoch and batch to begin at, asked for the first batch; None for the beginning of the epoch
                 that `set_epoch` names.
             reshuffle: a new order in each epoch; otherwise that of epoch 0.
+            order: tells the order of an epoch; None for any order with equal chance, `randomness.permutation`.
         """
         global_batch_size = batch_size * world_size
         if num_images < global_batch_size:
@@ -60,6 +95,7 @@ class TrainSampler(DistributedSampler, SequentialSampler):
         self.position = position
         self.epoch = 0
         self.reshuffle = reshuffle
+        self.order = order or partial(permutation, size=num_images)
 
     def __len__(self) -> int:
         """Batches in a whole epoch, also in one that is entered midway: Lightning counts from its beginning."""
@@ -68,7 +104,7 @@ class TrainSampler(DistributedSampler, SequentialSampler):
     def __iter__(self) -> Iterator[tuple[int, np.ndarray]]:
         """The epoch, for the draws of the views, and [B] int64 positions of the images."""
         epoch, first = self.position() if self.position else (self.epoch, 0)
-        order = permutation(self.seed, epoch if self.reshuffle else 0, self.num_images)
+        order = self.order(self.seed, epoch if self.reshuffle else 0)
         for batch in range(first, len(self)):
             begin = (batch * self.num_replicas + self.rank) * self.batch_size
             yield epoch, order[begin : begin + self.batch_size]

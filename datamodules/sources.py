@@ -11,6 +11,7 @@ from torch import Tensor
 
 from datamodules.errors import UserError
 from datamodules.randomness import permutation
+from datamodules.sampling import WindowedOrder
 
 
 class Source(ABC):
@@ -20,11 +21,13 @@ class Source(ABC):
         labels: [N] int64, -1 where unknown.
         class_names: name of each class, None where there are no labels or no names.
         masked: whether the last channel of the images is a foreground mask.
+        order: the order in which an epoch of training visits the images, None for any.
     """
 
     labels: Tensor
     class_names: list[str] | None = None
     masked: bool = False
+    order: WindowedOrder | None = None
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -36,6 +39,13 @@ class Source(ABC):
     @abstractmethod
     def name(self, i: int) -> str:
         """What a person would look for to find image `i`: a path, a row of a table."""
+
+    def encoded(self, i: int) -> bytes | None:
+        """The file of picture `i` as it is stored; None where there is none, only pixels.
+
+        Raises `decode.UnreadableError` if it cannot be read; bytes are no promise that they can be decoded.
+        """
+        return None
 
     @property
     def num_classes(self) -> int | None:
@@ -87,10 +97,15 @@ class Subset(Source):
         self.labels = source.labels[torch.from_numpy(rows)]
         self.class_names = source.class_names
         self.masked = source.masked
+        self.order = source.order and source.order.within(rows)
 
     def image(self, i: int) -> Tensor:
         """Image `i` of the subset."""
         return self.source.image(int(self.rows[i]))
+
+    def encoded(self, i: int) -> bytes | None:
+        """The picture's file, if the whole has it."""
+        return self.source.encoded(int(self.rows[i]))
 
     def name(self, i: int) -> str:
         """The image's name in the whole."""

@@ -205,7 +205,7 @@ def test_a_step_that_was_interrupted_is_done_again(tmp_path):
         ({"mean": [0.5]}, r"data.mean is \[0.5\], but the images have 3 channel"),
         ({"max_train_images": 0}, "0 images were asked for; at least 1"),
         ({"batch_size": 64}, "40 training images, fewer than one batch of 64: set data.batch_size to at most 40"),
-        ({"num_images": 0}, "no train images"),
+        ({"num_images": 0}, "no training images"),
     ],
 )
 def test_what_cannot_be_is_refused_with_a_sentence(arguments, message):

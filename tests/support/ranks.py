@@ -26,9 +26,15 @@ _context.set_forkserver_preload(
 )
 
 
+def _prepare() -> None:
+    torch.set_num_threads(1)
+    # A loader's workers then are this process's, as in a user's program: the server's would not see it die.
+    multiprocessing.set_start_method("fork", force=True)
+
+
 def _run(rank: int, world_size: int, port: int, function: Callable[..., Any], args: tuple, results: Any) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    torch.set_num_threads(1)
+    _prepare()
     try:
         dist.init_process_group("gloo", rank=rank, world_size=world_size)
         results.put((rank, function(rank, *args), None))
@@ -47,7 +53,7 @@ def free_port() -> int:
 
 
 def _call(results: Any, function: Callable[..., Any], args: tuple, kwargs: dict[str, Any]) -> None:
-    torch.set_num_threads(1)
+    _prepare()
     try:
         results.put((function(*args, **kwargs), None))
     except BaseException:
