@@ -11,7 +11,6 @@ are found by the global rank, there by the rank within a machine.
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from datamodules.errors import UserError
@@ -19,7 +18,7 @@ from datamodules.views import Views
 from methods.base import StepOutput
 from methods.contrastive import ContrastiveModule
 from methods.distributed import world_size
-from methods.losses import info_nce, queue_nce
+from methods.losses import info_nce, queue_nce, unit_norm
 from methods.modules import EMAPair, Teacher, mlp
 from methods.modules.negatives import TrainableNegatives, key_probability
 from methods.optim import OptimConfig
@@ -108,9 +107,9 @@ class AdCo(ContrastiveModule):
         x1, x2 = views.global_views
         others = [x2] if self.symmetric else views.local_views
         h = [self.backbone(x) for x in (x1, *others)]  # S queries an image, [B, D] each
-        q = torch.stack([F.normalize(self.projector(h_s), dim=1) for h_s in h], dim=1)  # [B, S, d]
+        q = torch.stack([unit_norm(self.projector(h_s)) for h_s in h], dim=1)  # [B, S, d]
         sources = (x2, x1) if self.symmetric else (x2,)
-        k = torch.stack([F.normalize(self.teach(self.teacher, x), dim=1) for x in sources], dim=1)  # [B, S or 1, d]
+        k = torch.stack([unit_norm(self.teach(self.teacher, x)) for x in sources], dim=1)  # [B, S or 1, d]
         embeddings = {"h1": h[0], "q": q, "k": k}
         return embeddings | {"h2": h[1]} if self.symmetric else embeddings
 

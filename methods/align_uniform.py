@@ -10,13 +10,13 @@ torch's layers do, there with a deviation of 0.02.
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from datamodules.errors import UserError
 from datamodules.views import Views
 from methods.base import StepOutput
 from methods.contrastive import ContrastiveModule
+from methods.losses import unit_norm
 from methods.losses.align_uniform import alignment, uniformity
 from methods.modules import mlp
 
@@ -60,7 +60,7 @@ class AlignUniform(ContrastiveModule):
     def embed(self, views: Views) -> dict[str, Tensor]:
         """Both views in one pass: BatchNorm's statistics mix them."""
         h1, h2 = self.backbone(torch.cat(views.global_views)).chunk(2)  # [B, D]
-        z1, z2 = F.normalize(self.projector(torch.cat([h1, h2])), dim=1).chunk(2)  # [B, d]
+        z1, z2 = unit_norm(self.projector(torch.cat([h1, h2]))).chunk(2)  # [B, d]
         return {"h1": h1, "h2": h2, "z1": z1, "z2": z2}
 
     def contrast(self, embeddings: dict[str, Tensor]) -> StepOutput:

@@ -8,13 +8,13 @@ contrastive term, which has weight 0 by default, is left out.
 
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from datamodules.errors import UserError
 from datamodules.views import Views
 from methods.base import StepOutput
 from methods.contrastive import ContrastiveModule
+from methods.losses import unit_norm
 from methods.losses.align_uniform import alignment, uniformity
 from methods.modules import EMAPair, FeatureQueue, Teacher, mlp
 
@@ -78,8 +78,8 @@ class AlignUniformMoCo(ContrastiveModule):
         """View 1 is the query, view 2 the key."""
         x_q, x_k = views.global_views
         h = self.backbone(x_q)  # [B, D]
-        q = F.normalize(self.projector(h), dim=1)  # [B, d]
-        k = F.normalize(self.teach(self.teacher, x_k), dim=1)
+        q = unit_norm(self.projector(h))  # [B, d]
+        k = unit_norm(self.teach(self.teacher, x_k))
         return {"h": h, "q": q, "k": k}
 
     def contrast(self, embeddings: dict[str, Tensor]) -> StepOutput:

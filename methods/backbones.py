@@ -49,6 +49,8 @@ class ConvNet(nn.Module):
 
     def __init__(self, in_channels: int = 3, width: int = 32) -> None:
         super().__init__()
+        if width < 1:
+            raise ValueError(f"width={width} must be at least 1")
         widths = [in_channels, width, 2 * width, 4 * width, 8 * width]
         layers: list[nn.Module] = []
         for depth, (before, after) in enumerate(zip(widths[:-1], widths[1:], strict=True)):
@@ -87,7 +89,7 @@ def build_backbone(config: BackboneConfig) -> nn.Module:
         if config.name in torchvision.models.list_models(module=torchvision.models):
             return _from_torchvision(config)
         return _from_timm(config)
-    except (TypeError, ValueError, AssertionError) as error:  # an option that is unknown, or of a wrong value
+    except (TypeError, ValueError, AssertionError, RuntimeError) as error:  # an unknown option, or a wrong value
         raise UserError(
             f"backbone {config.name!r} with options {config.options}: {str(error).rstrip('.')}. Change "
             "--model.backbone.options."
@@ -143,7 +145,7 @@ def _from_timm(config: BackboneConfig) -> nn.Module:
     name = config.name.removeprefix("timm/")
     if not timm.is_model(name):
         known = ["convnet", *torchvision.models.list_models(module=torchvision.models), *timm.list_models()]
-        near = difflib.get_close_matches(name, known, n=3)
+        near = difflib.get_close_matches(name, list(dict.fromkeys(known)), n=3)
         raise UserError(
             f"backbone {config.name!r} is known neither to torchvision nor to timm"
             + (f": did you mean {', '.join(near)}?" if near else ".")

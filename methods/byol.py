@@ -8,14 +8,13 @@ probe, with an optimiser of its own; running averages of BatchNorm are torch's.
 
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from datamodules.errors import UserError
 from datamodules.views import Views
 from methods.base import StepOutput
 from methods.contrastive import ContrastiveModule
-from methods.losses import negative_cosine
+from methods.losses import negative_cosine, unit_norm
 from methods.losses.align_uniform import uniformity
 from methods.modules import EMAPair, Teacher, mlp
 
@@ -75,7 +74,7 @@ class BYOL(ContrastiveModule):
         loss = 4 + 2 * negative_cosine(e["p1"], e["t2"]) + 2 * negative_cosine(e["p2"], e["t1"])
         logs = {}
         if self.uniformity_weight:
-            uniform = (uniformity(F.normalize(e["z1"], dim=1)) + uniformity(F.normalize(e["z2"], dim=1))) / 2
+            uniform = (uniformity(unit_norm(e["z1"])) + uniformity(unit_norm(e["z2"]))) / 2
             loss = loss + self.uniformity_weight * uniform
             logs["uniformity"] = uniform.detach()
         return StepOutput(loss, features=e["h1"], positives=e["h2"], projections=e["z1"], logs=logs)

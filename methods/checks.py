@@ -2,6 +2,7 @@
 
 from typing import Any
 
+import torch
 from pytorch_lightning import LightningModule
 from pytorch_lightning.utilities import rank_zero_warn
 from torch import nn
@@ -9,6 +10,8 @@ from torch import nn
 from datamodules.errors import UserError
 from datamodules.views import Views
 from methods.backbones import channels_of, fixed_image_size
+
+SMALL = 64  # pixels; every network that we know takes images of this side, but inception_v3
 
 
 def check_run(module: LightningModule, backbone: Any, batch_norm: str) -> None:
@@ -32,11 +35,41 @@ def check_run(module: LightningModule, backbone: Any, batch_norm: str) -> None:
             f"--data.image_size {side}, or build a ViT of timm's for them, as with --model.backbone.options "
             f"'{{img_size: {others[-1]}, patch_size: 4}}' (dynamic_img_size: true for several sizes)."
         )
+    if side is None and channels is not None:
+        check_smallest(backbone, channels, min((spec.size for spec in getattr(data, "specs", [])), default=SMALL))
     if module.trainer.world_size == 1 and batch_norm == "shuffle":
         rank_zero_warn(
             "batch_norm: shuffle mixes the images of several ranks, and there is one, whose statistics are the same in "
             "any order. --model.batch_norm split:8 does on one device what eight with shuffling do."
         )
+
+
+@torch.no_grad()
+def check_smallest(backbone: nn.Module, channels: int, side: int) -> None:
+    """Tries the network on black images, where they are so small that its layers may leave nothing of them.
+
+    Args:
+        backbone: the network; neither its modes nor its statistics change.
+        channels: of the images.
+        side: of the smallest views, in pixels.
+
+    Raises:
+        UserError: it fails on them.
+    """
+    if side >= SMALL:
+        return
+    modes = {part: part.training for part in backbone.modules()}
+    like = next(backbone.parameters(), torch.zeros(1))
+    try:
+        backbone.eval()(like.new_zeros(2, channels, side, side))
+    except RuntimeError as error:
+        raise UserError(
+            f"The backbone does not take images of {side} pixels ({str(error).splitlines()[0]}): set a larger "
+            "--data.image_size (and larger sizes in data.views, where they are spelled out)."
+        ) from error
+    finally:
+        for part, mode in modes.items():
+            part.training = mode
 
 
 def only_side(backbone: nn.Module) -> int | None:

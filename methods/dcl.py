@@ -8,13 +8,13 @@ behind DCLW's weights is over the global batch.
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from datamodules.errors import UserError
 from datamodules.views import Views
 from methods.base import StepOutput
 from methods.contrastive import ContrastiveModule
+from methods.losses import unit_norm
 from methods.losses.decoupled import decoupled_nt_xent
 from methods.modules import mlp
 
@@ -53,7 +53,7 @@ class DCL(ContrastiveModule):
     def embed(self, views: Views) -> dict[str, Tensor]:
         """Both views in one pass: BatchNorm's statistics mix them."""
         h1, h2 = self.backbone(torch.cat(views.global_views)).chunk(2)  # [B, D]
-        z1, z2 = F.normalize(self.projector(torch.cat([h1, h2])), dim=1).chunk(2)  # [B, d]
+        z1, z2 = unit_norm(self.projector(torch.cat([h1, h2]))).chunk(2)  # [B, d]
         return {"h1": h1, "h2": h2, "z1": z1, "z2": z2}
 
     def contrast(self, embeddings: dict[str, Tensor]) -> StepOutput:

@@ -4,9 +4,8 @@ Caron et al., "Emerging Properties in Self-Supervised Vision Transformers", ICCV
 Follows facebookresearch/dino (7c446df). Deviations: with accumulated batches the center moves once per optimiser step,
 there there is no accumulation; the warm-up of the learning rate reaches its peak one step later; a ViT starts with
 timm's weights (the class token at 1e-6, there 0.02), and one that is not plain (register tokens) interpolates its
-positions in timm's way; a loss that is not finite does not end the run;
-what is watched in training is the student, while the published numbers are the teacher's, and for linear probes of
-ViTs those of its last four blocks.
+positions in timm's way; what is watched in training is the student, while the published numbers are the teacher's, and
+for linear probes of ViTs those of its last four blocks.
 """
 
 from typing import Any

@@ -10,7 +10,6 @@ targets of the same view and montages are the paper's comparisons, for which the
 import re
 from typing import Any, Literal
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -19,7 +18,7 @@ from datamodules.views import Views
 from methods.backbones import before_pooling, fixed_image_size
 from methods.base import StepOutput
 from methods.contrastive import ContrastiveModule
-from methods.losses import info_nce
+from methods.losses import info_nce, unit_norm
 from methods.modules import EMAPair, Teacher, mlp
 from methods.modules.patches import combine, divide, montage, pool_cells, stagger
 
@@ -102,7 +101,7 @@ class FastMoCo(ContrastiveModule):
         x1, x2 = views.global_views
         h1, h2 = self.encode(x1), self.encode(x2)  # [B, M, D]
         q1, q2 = self.query(h1), self.query(h2)  # [B, S, d]
-        k1, k2 = (F.normalize(self.teach(self.teacher, x), dim=1) for x in (x1, x2))  # [B, d]
+        k1, k2 = (unit_norm(self.teach(self.teacher, x)) for x in (x1, x2))  # [B, d]
         return {"h1": h1.mean(1), "h2": h2.mean(1), "q1": q1, "q2": q2, "k1": k1, "k2": k2}
 
     def encode(self, images: Tensor) -> Tensor:
@@ -118,7 +117,7 @@ class FastMoCo(ContrastiveModule):
         """Unit-norm queries [B, S, d] of the combinations of cells, from their features [B, M, D]."""
         c = combine(features, self.cells_per_query, self.combine_by, self.gamma)  # [B, S, D]
         q = self.predictor(self.projector(c.flatten(0, 1)))
-        return F.normalize(q, dim=1).unflatten(0, c.shape[:2])
+        return unit_norm(q).unflatten(0, c.shape[:2])
 
     def contrast(self, embeddings: dict[str, Tensor]) -> StepOutput:
         """The mean over all queries of both directions; cells of one image are never each other's negatives."""

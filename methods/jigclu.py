@@ -9,7 +9,6 @@ follows from seed, epoch and images (the code draws it on rank 0).
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datamodules.errors import UserError
@@ -17,6 +16,7 @@ from datamodules.views import Views
 from methods.backbones import before_pooling
 from methods.base import SSLModule, StepOutput
 from methods.distributed import gather, rank
+from methods.losses import unit_norm
 from methods.losses.classification import cross_entropy
 from methods.losses.supcon import supervised_contrast
 from methods.modules import mlp
@@ -61,7 +61,7 @@ class JigClu(SSLModule):
         crops = gather(torch.stack(views.global_views, dim=1))  # [N, 4, C, s, s], N = B * world size
         image, corner = self.deal(views.index)  # [N, 4]
         h = self.encode(montage(crops[image[own], corner[own]], 2))  # [B, 4, D]
-        z = F.normalize(self.projector(h), dim=2)  # [B, 4, d]
+        z = unit_norm(self.projector(h), dim=2)  # [B, 4, d]
         logits = self.locator(h)  # [B, 4, 4]
         siblings = image[own].flatten()[:, None] == image.flatten()  # [4B, 4N]
         cluster_loss = supervised_contrast(z.flatten(0, 1)[:, None], siblings, self.temperature, BASE_TEMPERATURE)

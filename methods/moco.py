@@ -8,14 +8,13 @@ facebookresearch/moco (78b69ca). Deviations: the key encoder moves at the end of
 
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from datamodules.errors import UserError
 from datamodules.views import Views
 from methods.base import StepOutput
 from methods.contrastive import ContrastiveModule
-from methods.losses import queue_nce
+from methods.losses import queue_nce, unit_norm
 from methods.modules import EMAPair, FeatureQueue, Teacher, mlp
 
 
@@ -66,8 +65,8 @@ class MoCo(ContrastiveModule):
         """View 1 is the query, view 2 the key."""
         x_q, x_k = views.global_views
         h = self.backbone(x_q)  # [B, D]
-        q = F.normalize(self.projector(h), dim=1)  # [B, d]
-        k = F.normalize(self.teach(self.teacher, x_k), dim=1)
+        q = unit_norm(self.projector(h))  # [B, d]
+        k = unit_norm(self.teach(self.teacher, x_k))
         return {"h": h, "q": q, "k": k}
 
     def contrast(self, embeddings: dict[str, Tensor]) -> StepOutput:

@@ -7,7 +7,6 @@ instead of the start of the next (the same sequence of weights).
 
 from typing import Any, Literal
 
-import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.modules.batchnorm import _BatchNorm
 
@@ -15,7 +14,7 @@ from datamodules.errors import UserError
 from datamodules.views import Views
 from methods.base import StepOutput
 from methods.contrastive import ContrastiveModule
-from methods.losses import info_nce
+from methods.losses import info_nce, unit_norm
 from methods.modules import EMAPair, Teacher, mlp
 from methods.modules.vit import is_vit, prepare_vit
 
@@ -79,8 +78,8 @@ class MoCoV3(ContrastiveModule):
         """Each view in a pass of its own: BatchNorm must not mix the two."""
         x1, x2 = views.global_views
         h1, h2 = self.backbone(x1), self.backbone(x2)  # [B, D]
-        q1, q2 = (F.normalize(self.predictor(self.projector(h)), dim=1) for h in (h1, h2))  # [B, d]
-        k1, k2 = (F.normalize(self.teach(self.teacher, x), dim=1) for x in (x1, x2))
+        q1, q2 = (unit_norm(self.predictor(self.projector(h))) for h in (h1, h2))  # [B, d]
+        k1, k2 = (unit_norm(self.teach(self.teacher, x)) for x in (x1, x2))
         return {"h1": h1, "h2": h2, "q1": q1, "q2": q2, "k1": k1, "k2": k2}
 
     def contrast(self, embeddings: dict[str, Tensor]) -> StepOutput:

@@ -7,14 +7,13 @@ Deviations from it: no biases in front of BatchNorm, where they have no effect.
 
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from datamodules.errors import UserError
 from datamodules.views import Views
 from methods.base import StepOutput
 from methods.contrastive import ContrastiveModule
-from methods.losses import full_precision, info_nce
+from methods.losses import full_precision, info_nce, unit_norm
 from methods.modules import FeatureQueue, LabelQueue, mlp
 
 
@@ -59,8 +58,8 @@ class NNCLR(ContrastiveModule):
         x1, x2 = views.global_views
         h1, h2 = self.backbone(x1), self.backbone(x2)  # [B, D]
         z1, z2 = self.projector(h1), self.projector(h2)  # [B, d]
-        p1, p2 = F.normalize(self.predictor(z1), dim=1), F.normalize(self.predictor(z2), dim=1)
-        z1, z2 = F.normalize(z1, dim=1).detach(), F.normalize(z2, dim=1).detach()
+        p1, p2 = unit_norm(self.predictor(z1)), unit_norm(self.predictor(z2))
+        z1, z2 = unit_norm(z1).detach(), unit_norm(z2).detach()
         return {"h1": h1, "h2": h2, "z1": z1, "z2": z2, "p1": p1, "p2": p2, "label": views.label}
 
     def contrast(self, embeddings: dict[str, Tensor]) -> StepOutput:
@@ -84,4 +83,4 @@ class NNCLR(ContrastiveModule):
     @full_precision  # near neighbours differ by less than bf16 can tell apart
     def nearest(self, z: Tensor) -> Tensor:
         """[B] positions in the queue of the rows with the largest cosine to z [B, d]."""
-        return (z @ self.queue.keys.T).argmax(dim=1)
+        return (z @ self.queue.keys.T.to(z.dtype)).argmax(dim=1)

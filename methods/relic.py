@@ -9,13 +9,13 @@ and the values of temperature and alpha.
 
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datamodules.errors import UserError
 from datamodules.views import Views
 from methods.base import StepOutput
 from methods.contrastive import ContrastiveModule
+from methods.losses import unit_norm
 from methods.losses.relic import relic
 from methods.modules import EMAPair, Teacher, mlp
 
@@ -78,11 +78,11 @@ class ReLIC(ContrastiveModule):
         """Each view in a pass of its own: BatchNorm must not mix the two."""
         x1, x2 = views.global_views
         h1, h2 = self.backbone(x1), self.backbone(x2)  # [B, D]
-        o1, o2 = (F.normalize(self.predictor(self.projector(h)), dim=1) for h in (h1, h2))  # [B, d]
+        o1, o2 = (unit_norm(self.predictor(self.projector(h))) for h in (h1, h2))  # [B, d]
         if self.teacher is None:
             t1, t2 = o1, o2
         else:
-            t1, t2 = (F.normalize(self.teach(self.teacher, x), dim=1) for x in (x1, x2))
+            t1, t2 = (unit_norm(self.teach(self.teacher, x)) for x in (x1, x2))
         return {"h1": h1, "h2": h2, "o1": o1, "o2": o2, "t1": t1, "t2": t2}
 
     def contrast(self, embeddings: dict[str, Tensor]) -> StepOutput:

@@ -13,7 +13,6 @@ weights, the paper's a saliency network.
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from datamodules.errors import UserError
@@ -21,6 +20,7 @@ from datamodules.views import Views
 from methods.base import StepOutput
 from methods.contrastive import ContrastiveModule
 from methods.distributed import world_size
+from methods.losses import unit_norm
 from methods.losses.relic import relic_v2, sample_negatives
 from methods.modules import EMAPair, Teacher, mlp
 
@@ -87,12 +87,12 @@ class ReLICv2(ContrastiveModule):
         o = [self.predict(features) for features in h]  # V of [B, d] in the end, the large views first
         if small:
             o += self.predict(self.backbone(torch.cat(small))).chunk(len(small))
-        t = [F.normalize(self.teach(self.teacher, x), dim=1) for x in large]  # L of [B, d]
+        t = [unit_norm(self.teach(self.teacher, x)) for x in large]  # L of [B, d]
         return {"h1": h[0], "h2": h[1], "o": torch.stack(o, 1), "t": torch.stack(t, 1), "index": views.index}
 
     def predict(self, features: Tensor) -> Tensor:
         """[B, d] unit-norm predictions from backbone features [B, D]."""
-        return F.normalize(self.predictor(self.projector(features)), dim=1)
+        return unit_norm(self.predictor(self.projector(features)))
 
     def contrast(self, embeddings: dict[str, Tensor]) -> StepOutput:
         """The mean over the pairs of an online and a target view."""

@@ -9,14 +9,13 @@ epochs.
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datamodules.errors import UserError
 from datamodules.views import Views
 from methods.base import StepOutput
 from methods.contrastive import ContrastiveModule
-from methods.losses import nt_xent
+from methods.losses import nt_xent, unit_norm
 from methods.modules import mlp
 
 
@@ -57,7 +56,7 @@ class SimCLR(ContrastiveModule):
         """Both views in one pass: BatchNorm's statistics mix them."""
         x = torch.cat(views.global_views)  # [2B, C, H, W]
         h1, h2 = self.backbone(x).chunk(2)  # [B, D] each
-        z1, z2 = F.normalize(self.projector(torch.cat([h1, h2])), dim=1).chunk(2)  # [B, d] each
+        z1, z2 = unit_norm(self.projector(torch.cat([h1, h2]))).chunk(2)  # [B, d] each
         return {"h1": h1, "h2": h2, "z1": z1, "z2": z2}
 
     def contrast(self, embeddings: dict[str, Tensor]) -> StepOutput:

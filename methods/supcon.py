@@ -9,7 +9,6 @@ without a label (-1) is in a class of its own, so that unlabelled data gives Sim
 from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from datamodules.errors import UserError
@@ -17,6 +16,7 @@ from datamodules.views import Views
 from methods.base import StepOutput
 from methods.contrastive import ContrastiveModule
 from methods.distributed import gather, rank
+from methods.losses import unit_norm
 from methods.losses.supcon import supervised_contrast
 from methods.modules import mlp
 
@@ -61,7 +61,7 @@ class SupCon(ContrastiveModule):
     def embed(self, views: Views) -> dict[str, Tensor]:
         """Both views in one pass: BatchNorm's statistics mix them."""
         h1, h2 = self.backbone(torch.cat(views.global_views)).chunk(2)  # [B, D]
-        z1, z2 = F.normalize(self.projector(torch.cat([h1, h2])), dim=1).chunk(2)  # [B, d]
+        z1, z2 = unit_norm(self.projector(torch.cat([h1, h2]))).chunk(2)  # [B, d]
         return {"h1": h1, "h2": h2, "z": torch.stack([z1, z2], dim=1), "label": views.label}
 
     def contrast(self, embeddings: dict[str, Tensor]) -> StepOutput:

@@ -11,7 +11,6 @@ by 0.229, there by 0.228.
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datamodules.errors import UserError
@@ -19,6 +18,7 @@ from datamodules.views import Views
 from methods.base import StepOutput
 from methods.contrastive import ContrastiveModule
 from methods.distributed import rank, world_size
+from methods.losses import unit_norm
 from methods.losses.swav import perplexities, sinkhorn, swapped_prediction
 from methods.modules import Ring, mlp
 from methods.modules.prototypes import Prototypes
@@ -87,7 +87,7 @@ class SwAV(ContrastiveModule):
         """Crops of one size go through the backbone together, all through the projector: BatchNorm sees them so."""
         B = len(views.label)
         h = multi_crop(self.backbone, [*views.global_views, *views.local_views])  # [V * B, D], crop by crop
-        z = F.normalize(self.projector(h), dim=1).unflatten(0, (-1, B))  # [V, B, d]
+        z = unit_norm(self.projector(h)).unflatten(0, (-1, B))  # [V, B, d]
         return {"h1": h[:B], "h2": h[B : 2 * B], "z": z.transpose(0, 1)}
 
     def contrast(self, embeddings: dict[str, Tensor]) -> StepOutput:

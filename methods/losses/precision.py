@@ -1,6 +1,6 @@
 """Losses compute in fp32 whatever the run's precision.
 
-A sum of exponentials or a covariance does not survive 8 bits of mantissa.
+A sum of exponentials or a covariance does not survive 8 bits of mantissa, nor does the length of a vector.
 """
 
 import functools
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -25,6 +26,19 @@ def full_precision(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
             return function(*args, **kwargs)
 
     return wrapped
+
+
+def unit_norm(x: Tensor, dim: int = 1) -> Tensor:
+    """Vectors of length 1, to fp32's precision on any device; autocast on a CPU would leave them as coarse as bf16.
+
+    Args:
+        x: of any norm and floating type.
+        dim: along which a vector lies.
+
+    Returns:
+        The shape of `x`, fp32 or wider.
+    """
+    return F.normalize(_widen(x), dim=dim)
 
 
 def _widen(x: Any) -> Any:

@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from methods.losses.precision import unit_norm
+
 
 class DINOHead(nn.Module):
     """Three linear maps with GELU between them, a unit-norm bottleneck, and a weight-normalised map to the prototypes.
@@ -43,7 +45,7 @@ class DINOHead(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """[N, D] to logits [N, K]."""
-        return self.last_layer(F.normalize(self.mlp(features), dim=-1))
+        return self.last_layer(unit_norm(self.mlp(features), dim=-1))
 
 
 class WeightNormLinear(nn.Module):

@@ -5,11 +5,11 @@ from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from datamodules.errors import UserError
 from methods.backbones import ConvNet, channels_of, fixed_image_size
+from methods.losses.precision import unit_norm
 from methods.modules.heads import mlp
 
 _CONVNET = ["layers.3", "layers.6", "layers.10"]  # where its first three blocks end
@@ -113,7 +113,7 @@ class LevelHeads(nn.Module):
     def forward(self, vectors: list[Tensor]) -> Tensor:
         """L vectors [B, C_l] to unit-norm embeddings [B, L, d]."""
         z = [head(vector) for head, vector in zip(self.levels, vectors, strict=True)]
-        return F.normalize(torch.stack(z, dim=1), dim=2)
+        return unit_norm(torch.stack(z, dim=1), dim=2)
 
 
 def _usual_levels(network: nn.Module) -> list[str]:

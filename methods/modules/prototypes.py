@@ -25,4 +25,4 @@ class Prototypes(nn.Linear):
     @full_precision  # the codes tell scores apart that differ by less than bf16 can hold
     def forward(self, z: Tensor) -> Tensor:
         """Scores [..., K] of unit-norm projections [..., d]: the cosines, once the prototypes have unit norm."""
-        return F.linear(z, self.weight)
+        return F.linear(z, self.weight.to(z.dtype))  # of a 16-bit network too

@@ -9,6 +9,7 @@ from torch import Tensor
 from datamodules.views import Views
 from methods.base import StepOutput
 from methods.contrastive import ContrastiveModule
+from methods.losses import unit_norm
 from methods.modules import EMAPair, FeatureQueue, frozen_copy, mlp
 
 
@@ -40,9 +41,9 @@ class ToyMoCo(ContrastiveModule):
     def embed(self, views: Views) -> dict[str, Tensor]:
         x_q, x_k = views.global_views
         h = self.backbone(x_q)
-        q = F.normalize(self.projector(h), dim=1)
+        q = unit_norm(self.projector(h))
         with torch.no_grad():
-            k = F.normalize(self.key_projector(self.key_backbone(x_k)), dim=1)
+            k = unit_norm(self.key_projector(self.key_backbone(x_k)))
         return {"h": h, "q": q, "k": k}
 
     def contrast(self, embeddings: dict[str, Tensor]) -> StepOutput:
