@@ -9,6 +9,7 @@ import torch
 from pytorch_lightning import Trainer
 from torch import Tensor
 
+from callbacks.finite import NonFiniteGuard
 from callbacks.momentum import MomentumUpdate
 from callbacks.neighbours import Bank, vote
 from callbacks.probe import OnlineLinearProbe
@@ -62,7 +63,8 @@ def taken(backbone: str, sizes: Sizes, device: str) -> Step:
     accelerator = "gpu" if device == "cuda" else device
     module.trainer = Trainer(accelerator=accelerator, devices=1, logger=False, enable_checkpointing=False)
     state = {"global_step": 1, "estimated_stepping_batches": 1000, "world_size": 1}  # what callbacks ask it for
-    return Step(module, SimpleNamespace(**state, datamodule=SimpleNamespace(num_classes=NUM_CLASSES)), sizes)
+    data = SimpleNamespace(num_classes=NUM_CLASSES)
+    return Step(module, SimpleNamespace(**state, datamodule=data, precision_plugin=None), sizes)
 
 
 def teacher(step: Step) -> Part:
@@ -79,6 +81,17 @@ def queue(step: Step) -> Part:
     keys = torch.randn(step.sizes.batch_size, step.module.queue.keys.shape[1], device=step.module.device)
     outputs = {"enqueue": {"queue": keys}}
     return Part(lambda: callback.on_train_batch_end(step.trainer, step.module, outputs), 2 * FP32 * keys.numel())
+
+
+def guard(step: Step) -> Part:
+    """`NonFiniteGuard`: reads the gradients."""
+    callback: Any = NonFiniteGuard()
+    callback.on_fit_start(step.trainer, step.module)
+    callback.on_train_batch_start(step.trainer, step.module)
+    callback.on_before_backward(step.trainer, step.module, torch.ones((), device=step.module.device))
+    numbers = sum(p.numel() for p in step.module.parameters() if p.requires_grad)
+    nothing = SimpleNamespace(param_groups=[])
+    return Part(lambda: callback.on_before_optimizer_step(step.trainer, step.module, nothing), FP32 * numbers)
 
 
 def optimiser(step: Step, passes: int, name: str, **options: Any) -> Part:
@@ -133,6 +146,7 @@ def assignment(step: Step) -> Part:
 PARTS: dict[str, Callable[[Step], Part]] = {
     "teacher": teacher,
     "queue": queue,
+    "non-finite guard": guard,
     # Weights and gradients twice, for their norms and for the step; momentum; momentum and weights are written.
     "LARS": partial(optimiser, passes=7, name="lars"),
     "SGD": partial(optimiser, passes=5, name="sgd", momentum=0.9),

@@ -42,6 +42,15 @@ def test_the_queue_takes_a_batch_at_a_time(step):
     assert step.module.queue.seen == 2 * SIZES.batch_size
 
 
+def test_the_guard_looks_at_every_gradient(step, monkeypatch):
+    norms, seen = torch._foreach_norm, []
+    monkeypatch.setattr(torch, "_foreach_norm", lambda gradients: seen.extend(gradients) or norms(gradients))
+    part = PARTS["non-finite guard"](step)
+    part.run()
+    assert len(seen) == sum(p.requires_grad for p in step.module.parameters())
+    assert part.moved == sum(p.numel() * FP32 for p in step.module.parameters() if p.requires_grad)
+
+
 @pytest.mark.parametrize("name", ["LARS", "SGD", "SGD, foreach", "AdamW", "AdamW, fused"])
 def test_an_optimiser_steps_all_that_learns(step, name):
     learning = [p for p in step.module.parameters() if p.requires_grad]
