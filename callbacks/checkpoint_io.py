@@ -51,6 +51,25 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 "set --trainer.default_root_dir to another disk, and resume with --ckpt_path."
             ) from error
 
+    def load_checkpoint(self, path: str | Path, *how: Any, **more: Any) -> dict[str, Any]:
+        """A run's state.
+
+        Args:
+            path: what `save_checkpoint` wrote.
+            how: as Lightning gives it.
+            more: the same.
+
+        Raises:
+            UserError: the file holds something else, such as weights alone.
+        """
+        found = super().load_checkpoint(path, *how, **more)
+        if not (isinstance(found, dict) and {"state_dict", "pytorch-lightning_version"} <= found.keys()):
+            raise UserError(
+                f"{path} holds no state of a run: give a checkpoint that a run of cli.py wrote. (scripts/evaluate.py "
+                "and scripts/export.py take weights alone.)"
+            )
+        return found
+
 
 def is_complete(path: Path) -> bool:
     """Whether a checkpoint was written to its end: torch's files close with a table of their contents."""

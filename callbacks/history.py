@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from pytorch_lightning import Trainer
 from pytorch_lightning.loggers import Logger
 
 from callbacks.pace import Pace
@@ -112,6 +113,23 @@ class History(Logger):
         for name, value in metrics.items():
             if name != "epoch":
                 self.curves.setdefault(name, Curve()).add(step or 0, epoch, float(value))
+
+    def catch_up(self, trainer: Trainer) -> None:
+        """Remembers what is about to be logged of this step or epoch: Lightning writes a checkpoint before it logs.
+
+        A resumed run begins after them, so the checkpoint's curves would lack a point for ever. Logged a moment later,
+        they replace themselves. Collective: on all ranks or none.
+        """
+        connector, loop = trainer._logger_connector, trainer.fit_loop
+        if not trainer.training or loop._should_accumulate():
+            return
+        step = loop.epoch_loop._batches_that_stepped
+        if connector._first_loop_iter is None:  # at the end of an epoch, which is dated by its last step
+            step -= 1
+        elif not connector.should_update_logs:
+            return
+        values = {name: float(value) for name, value in connector.metrics["log"].items()}
+        self.log_metrics({**values, "epoch": trainer.current_epoch}, step)
 
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
         """Remembers the hyperparameters."""

@@ -14,6 +14,7 @@ from callbacks.rank_state import RankState
 COLLAPSED_STD = 0.05
 COLLAPSED_RANK = 2.0
 SHRINKING_STD = 0.15  # of projections
+PROJECTIONS = 512  # of a batch that are measured, and kept in a checkpoint until then
 
 
 def feature_std(features: Tensor) -> Tensor:
@@ -102,9 +103,9 @@ class RepresentationMonitor(RankState):
     gives two). Needs no labels. A representation counts as collapsed when its std is below 0.05 or it uses fewer than 2
     directions.
 
-    Where the method gives projections, those of the last training batch are measured too, since a collapse in the space
-    of the loss comes long before one of the features, and is hidden from them by a BatchNorm: `projection_std` and
-    `projection_directions`. They count as shrinking when their std is below 0.15 or their variance keeps to fewer than
+    Where the method gives projections, the first of the last training batch are measured too, since a collapse in the
+    space of the loss comes long before one of the features, and is hidden from them by a BatchNorm: `projection_std`
+    and `projection_directions`. They count as shrinking when their std is below 0.15 or their variance keeps to fewer than
     2 directions.
     """
 
@@ -125,7 +126,8 @@ class RepresentationMonitor(RankState):
     @torch.no_grad()
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs, *_) -> None:
         """Adds this batch's alignment to the mean since the last validation, without waiting for the device."""
-        self._projections = outputs.get("projections")
+        projections = outputs.get("projections")
+        self._projections = None if projections is None else projections[:PROJECTIONS]
         if outputs.get("positives") is not None:
             value = alignment(outputs["features"], outputs["positives"])
             update = torch.stack([value, torch.ones_like(value)])
@@ -211,9 +213,10 @@ class RepresentationMonitor(RankState):
         self.collapsed_for = state_dict["collapsed_for"]
 
     def rank_state(self) -> dict[str, Tensor]:
-        """The running alignment."""
-        return {} if self._alignment is None else {"alignment": self._alignment}
+        """The running alignment, and the projections that the next validation measures."""
+        kept = {"alignment": self._alignment, "projections": self._projections}
+        return {name: tensor for name, tensor in kept.items() if tensor is not None}
 
     def load_rank_state(self, state: dict[str, Tensor]) -> None:
         """Goes on summing where the original run stood."""
-        self._alignment = state["alignment"]
+        self._alignment, self._projections = state.get("alignment"), state.get("projections")

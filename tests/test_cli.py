@@ -138,7 +138,7 @@ def test_a_checkpoint_is_validated_with_all_watchers(tmp_path):
 def test_a_resumed_run_keeps_the_flags_it_is_given(tmp_path):
     cli("fit", *TINY, folder=tmp_path)
     last = "runs/version_0/checkpoints/last.ckpt"
-    more = ["--trainer.max_epochs", "2", "--model.temperature", "0.77", "--ckpt_path", last]
+    more = ["--trainer.max_epochs", "2", "--extend", "true", "--model.temperature", "0.77", "--ckpt_path", last]
     code, text = cli("fit", *TINY, *more, folder=tmp_path)
     assert code == 0, text
     checkpoint = torch.load(tmp_path / "runs/version_1/checkpoints/last.ckpt", weights_only=True)

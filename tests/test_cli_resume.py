@@ -1,9 +1,13 @@
 """One command for a job that is started again and again, and how it ends when it is stopped."""
 
 import shlex
+from types import SimpleNamespace
 
 import pytest
+from pytorch_lightning.callbacks import ModelCheckpoint
 
+from callbacks import RunReport
+from cli import ParallaxCLI
 from scripts.parsing import answering_mistakes
 from tests.support.commands import cli
 
@@ -13,21 +17,87 @@ JOB = shlex.split(
     "--data.max_val_images 32 --data.batch_size 16 "
     "--trainer.accelerator cpu --trainer.enable_progress_bar false --ckpt_path auto"
 )
+LAST = "runs/version_0/checkpoints/last.ckpt"
+
+
+def everything(folder):
+    """Every file of a folder and when it was last written."""
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.name != ".output"}
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A folder with a run that came to its end, and what it said."""
+    folder = tmp_path_factory.mktemp("job")
+    return folder, cli(*JOB, "--trainer.max_epochs", "1", folder=folder)
 
 
 @pytest.mark.process
-def test_auto_starts_goes_on_and_takes_no_other_method(tmp_path):
+def test_auto_starts_and_leaves_a_finished_run_alone(finished):
+    folder, first = finished
+    assert first.code == 0, first.text
+    assert "below runs yet: starting anew" in first.text
+    before = everything(folder)
+    again = cli(*JOB, "--trainer.max_epochs", "1", folder=folder)
+    assert again.code == 0, again.text
+    assert f"{LAST} is the end of its run (1 epoch, 4 steps): nothing is left to do." in again.text
+    assert everything(folder) == before
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("flags", "sentence"),
+    [
+        (
+            "--trainer.max_epochs 2",
+            f"--ckpt_path {LAST} is of a run planned for 1 epoch, 4 steps, and these flags make it 2 epochs, 8 steps: "
+            "give --trainer.max_epochs 1 to finish it as planned, or --extend true to plan its schedules anew over the "
+            "other length.",
+        ),
+        (
+            "--trainer.max_epochs 2 --trainer.max_steps 3 --extend true",
+            "is at step 4 already, and these flags end the run after 2 epochs, 3 steps: give more than that.",
+        ),
+        (
+            f"--trainer.max_epochs 1 --ckpt_path {LAST} --model.optim.lr 0.5 --model.optim.options '{{momentum: 0.8}}'",
+            f"--ckpt_path {LAST} goes on with the optimiser that it holds, which these flags cannot change: "
+            "--model.optim.lr 0.5 given, 0.3 there; --model.optim.options {'momentum': 0.8} given, {} there. Give the "
+            "same, or start a run anew.",
+        ),
+    ],
+    ids=["longer", "shorter than done", "optimiser"],
+)
+def test_what_a_checkpoint_cannot_follow_is_refused_before_anything_is_made(finished, flags, sentence):
+    folder, _ = finished
+    before = everything(folder)
+    refused = cli(*JOB, *shlex.split(flags), folder=folder)
+    assert refused.code == 2, refused.text
+    assert sentence in refused.text
+    assert everything(folder) == before
+
+
+@pytest.mark.process
+def test_extended_it_goes_on_and_another_method_starts_anew(tmp_path):
     outcomes = [
         cli(*JOB, "--trainer.max_epochs", "1", folder=tmp_path),
+        cli(*JOB, "--trainer.max_epochs", "2", "--extend", "true", folder=tmp_path),
         cli(*JOB, "--trainer.max_epochs", "2", folder=tmp_path),
-        cli(*JOB, "--trainer.max_epochs", "2", "--model.temperature", "0.5", folder=tmp_path),
+        cli(*JOB, "--trainer.max_epochs", "1", "--model.temperature", "0.5", folder=tmp_path),
     ]
-    assert [outcome.code for outcome in outcomes] == [0, 0, 0], outcomes
-    first, again, other = (outcome.text for outcome in outcomes)
-    assert "below runs yet: starting anew" in first
-    assert "Resuming from runs/version_0/checkpoints/last.ckpt" in again
-    assert "Finished after 2 epochs, 8 steps" in again
+    assert [outcome.code for outcome in outcomes] == [0, 0, 0, 0], outcomes
+    _, extended, finished, other = (outcome.text for outcome in outcomes)
+    assert f"Resuming from {LAST}" in extended
+    assert "Extended from 1 epoch, 4 steps to 2 epochs, 8 steps: now at step 4, 50% of the way" in extended
+    assert "Finished after 2 epochs, 8 steps" in extended
+    assert "runs/version_1/checkpoints/last.ckpt is the end of its run (2 epochs, 8 steps)" in finished
     assert "starting anew" in other
+
+
+def test_last_ckpt_is_written_after_other_checkpoints_of_its_moment():
+    last, best, report = ModelCheckpoint(save_last=True), ModelCheckpoint(monitor="knn/val_top1"), RunReport()
+    trainer = SimpleNamespace(callbacks=[report, last, best])
+    ParallaxCLI.before_fit(SimpleNamespace(trainer=trainer, config=SimpleNamespace(fit=SimpleNamespace(extend=False))))
+    assert trainer.callbacks[3:] == [report, best, last]  # or it would not know the best so far
 
 
 def test_an_interrupt_is_no_stack_trace(capsys):

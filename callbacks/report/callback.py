@@ -86,8 +86,8 @@ class RunReport(Callback):
             self._report(trainer, pl_module, None)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Reports on the interrupted run, if it came as far as a validation."""
-        if self._sample is not None and self._writes(trainer):
+        """Reports on the interrupted run, if it came as far as a validation; not where it is told to leave at once."""
+        if self._sample is not None and self._writes(trainer) and not isinstance(exception, SystemExit):
             self._report(trainer, pl_module, exception)
 
     def state_dict(self) -> dict[str, Any]:
@@ -97,6 +97,12 @@ class RunReport(Callback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on from a checkpoint's history."""
         self.history.load_state_dict(state_dict)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Brings the history in the checkpoint up to its step."""
+        if self.history in trainer.loggers:
+            self.history.catch_up(trainer)
+            checkpoint["callbacks"][self.state_key] = self.history.state_dict()
 
     def _writes(self, trainer: Trainer) -> bool:
         """Whether this is the process that reports, and on a run that is worth it."""
@@ -110,6 +116,8 @@ class RunReport(Callback):
         try:
             write_page(self._record(trainer, pl_module, summary), path)
             summary.report = str(relative(path))
+        except OSError as error:  # a full disk
+            _log.warning("The report %s could not be written (%s).", relative(path), error)
         except Exception:  # a run that has done its work must not fail over its report
             _log.exception("The report could not be written")
         summary.write(self._folder / "summary.json")

@@ -14,6 +14,12 @@ from callbacks.report.record import Record, UnavailableError
 _HERE = Path(__file__).parent
 _log = logging.getLogger(__name__)
 
+POLICY = (
+    '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; img-src data:; '
+    "style-src 'unsafe-inline'; script-src 'unsafe-inline'\">"
+)
+"""Tells the browser to fetch nothing, whatever the page says."""
+
 _SECTIONS: dict[str, Callable[[Record], str]] = {
     "Curves": curves,
     "Views": views,
@@ -44,7 +50,7 @@ def build_page(record: Record) -> str:
     )
     style, script = (_HERE / "page.css").read_text(), (_HERE / "page.js").read_text()
     return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8">{POLICY}'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{escape(record.title)}</title><style>{style}</style></head><body>"
         f"<header><h1>{escape(record.title)}</h1><p>{escape(record.summary.outcome())}</p></header>"

@@ -10,6 +10,7 @@ from urllib.parse import quote
 import callbacks.report
 from callbacks.report.charts import Line, legend, line_chart
 from callbacks.report.environment import without_paths
+from callbacks.report.page import POLICY
 from callbacks.report.palette import LINES
 from datamodules.errors import UserError
 from scripts.look.columns import COLUMNS
@@ -67,7 +68,7 @@ def build_page(runs: Sequence[Run], folder: Path) -> str:
     title = f"{len(runs)} run{'' if len(runs) == 1 else 's'} side by side"
     style, script = (_PARTS / "page.css").read_text() + _STYLE, (_PARTS / "page.js").read_text()
     return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8">{POLICY}'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{title}</title><style>{style}</style></head><body>"
         f"<header><h1>{title}</h1><p>{escape(note(runs))}</p></header>{_figures(runs, folder)}<main>{shown}</main>"

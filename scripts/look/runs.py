@@ -19,7 +19,7 @@ from datamodules.errors import UserError
 
 LOSS, KNN, PROBE = "train/loss", "knn/val_top1", "probe/val_top1"
 FILES = ("summary.json", "metrics.csv", "config.yaml")  # a folder with any of them is a run's
-SILENT = ("trainer.default_root_dir", "trainer.logger", "ckpt_path")  # where a run lies is no setting of it
+SILENT = ("trainer.default_root_dir", "trainer.logger", "ckpt_path", "extend")  # where a run lies is no setting of it
 UNSET, PRESENT, LISTED = "-", "yes", "spelled out"
 
 

@@ -10,7 +10,7 @@ import torch
 from callbacks.checkpoint_io import AtomicCheckpointIO, is_complete, newest_complete
 from datamodules.errors import UserError
 
-STATE = {"state_dict": {"weight": torch.arange(1000.0)}, "epoch": 3}
+STATE = {"state_dict": {"weight": torch.arange(1000.0)}, "epoch": 3, "pytorch-lightning_version": "2.6.6"}
 
 
 def test_what_is_saved_comes_back(tmp_path):
@@ -20,6 +20,13 @@ def test_what_is_saved_comes_back(tmp_path):
     assert found["epoch"] == 3
     assert torch.equal(found["state_dict"]["weight"], STATE["state_dict"]["weight"])
     assert [p.name for p in path.parent.iterdir()] == ["last.ckpt"]
+
+
+@pytest.mark.parametrize("other", [{"weight": torch.ones(2)}, {"state_dict": {}}, torch.ones(2)])
+def test_what_no_run_wrote_is_refused(other, tmp_path):
+    torch.save(other, tmp_path / "other.ckpt")
+    with pytest.raises(UserError, match="other.ckpt holds no state of a run"):
+        AtomicCheckpointIO().load_checkpoint(tmp_path / "other.ckpt", weights_only=True)
 
 
 def test_a_kill_before_the_move_leaves_the_older_file(tmp_path, monkeypatch):

@@ -1,13 +1,14 @@
-"""What --ckpt_path comes to."""
+"""What --ckpt_path comes to, and what may go on from it."""
 
 import os
 
 import pytest
 import torch
 import yaml
+from jsonargparse import Namespace
 
 from datamodules.errors import UserError
-from scripts.resuming import checkpoint_to_use
+from scripts.resuming import check_kept, checkpoint_to_use, is_finished
 
 FLAGS = {"model": {"class_path": "SimCLR"}, "data": {"class_path": "Digits"}, "seed_everything": 0}
 
@@ -65,3 +66,59 @@ def test_auto_leaves_files_without_a_readable_configuration(tmp_path):
         write(tmp_path / place / "checkpoints/last.ckpt", 1)
         (tmp_path / place / "config.yaml").write_text(text)
     assert checkpoint_to_use("auto", str(tmp_path), FLAGS) is None
+
+
+PLAN = {"epochs": 10, "max_steps": -1, "steps_per_epoch": 20, "batch": 8}
+
+
+def at(folder, processed, step, plan=PLAN):
+    loops = {"fit_loop": {"epoch_progress": {"current": {"processed": processed}}}}
+    torch.save({"loops": loops, "global_step": step} | ({"plan": plan} if plan else {}), folder / "last.ckpt")
+    return str(folder / "last.ckpt")
+
+
+def limits(**given):
+    return Namespace({"max_epochs": 10, "max_steps": -1, "max_time": None, "fast_dev_run": False} | given)
+
+
+@pytest.mark.parametrize(
+    ("processed", "step", "given", "done"),
+    [
+        (10, 200, {}, True),
+        (9, 200, {}, False),  # its last validation is still to come
+        (9, 199, {}, False),
+        (10, 200, {"max_steps": 200}, True),
+        (9, 200, {"max_epochs": -1, "max_steps": 200}, True),  # as many steps as planned, counted
+        (10, 200, {"max_epochs": 20, "fast_dev_run": True}, False),
+    ],
+)
+def test_a_finished_run_is_told_by_its_plan(tmp_path, processed, step, given, done):
+    assert is_finished(at(tmp_path, processed, step), limits(**given), extend=False) is done
+
+
+@pytest.mark.parametrize("given", [{"max_epochs": 20}, {"max_steps": 100}, {"max_epochs": None}], ids=str)
+def test_another_length_needs_extend(tmp_path, given):
+    path = at(tmp_path, 2, 40)
+    with pytest.raises(UserError, match="planned for 10 epochs, 200 steps, and these flags make it"):
+        is_finished(path, limits(**given), extend=False)
+    assert not is_finished(path, limits(**given), extend=True)
+
+
+def test_it_cannot_end_before_where_it_is(tmp_path):
+    with pytest.raises(
+        UserError, match="is at step 100 already, and these flags end the run after 5 epochs, 100 steps"
+    ):
+        is_finished(at(tmp_path, 5, 100), limits(max_epochs=5), extend=True)
+
+
+def test_a_checkpoint_that_tells_no_plan_is_never_finished(tmp_path):
+    assert not is_finished(at(tmp_path, 10, 200, plan=None), limits(max_epochs=3), extend=False)
+
+
+def test_settings_of_the_optimiser_are_refused_with_both_values():
+    given = Namespace(optim=Namespace(lr=0.1, weight_decay=0.0, warmup_epochs=3))
+    check_kept("last.ckpt", {"model.optim.warmup_epochs": 5}, given)  # the schedule's, which is made anew
+    with pytest.raises(
+        UserError, match=r"--model.optim.lr 0.1 given, 0.2 there; --model.optim.weight_decay 0.0 given, 1"
+    ):
+        check_kept("last.ckpt", {"model.optim.weight_decay": 1, "model.optim.lr": 0.2}, given)
