@@ -15,7 +15,8 @@ from typing import Any
 
 import yaml
 from jsonargparse import Namespace
-from pytorch_lightning import LightningModule, Trainer
+from lightning_fabric.plugins.environments import ClusterEnvironment
+from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
 from pytorch_lightning.cli import LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
@@ -23,10 +24,14 @@ from pytorch_lightning.plugins.io import CheckpointIO
 from pytorch_lightning.utilities import rank_zero_only
 
 from callbacks.checkpoint_io import AtomicCheckpointIO
+from callbacks.owed import OwedCheckpoint, OwedValidation
+from callbacks.plan import RunPlan
+from callbacks.preemption import leave_requeueing_to_the_job, listen
 from datamodules.errors import UserError
 from methods.layouts.files import read_file
 from scripts.parsing import SUBCOMMANDS, answering_mistakes, cli_arguments
-from scripts.resuming import checkpoint_to_use
+from scripts.plain_cli import PlainCLI
+from scripts.resuming import check_kept, checkpoint_to_use, is_finished
 
 NETWORK_FLAGS = {"model.backbone.name", "model.backbone.in_channels", "model.backbone.small_images"}
 """No checkpoint of another value fits."""
@@ -36,7 +41,7 @@ LISTED = 3  # names in a sentence
 MISSING = object()
 
 
-class ParallaxCLI(LightningCLI):
+class ParallaxCLI(PlainCLI):
     """LightningCLI with this project's defaults, run folders, and a resume that keeps the flags it was given."""
 
     @staticmethod
@@ -47,7 +52,7 @@ class ParallaxCLI(LightningCLI):
     def _parse_ckpt_path(self) -> None:
         """Keeps the given configuration on resume; Lightning would let the checkpoint's win over flags and files.
 
-        The optimiser's state is the checkpoint's, and with it learning rate, weight decay and momentum.
+        Flags that the checkpoint could not honour are refused; a run that is at its end is not started again.
         """
         subcommand = self.config.subcommand
         given = self.config[subcommand]
@@ -56,9 +61,20 @@ class ParallaxCLI(LightningCLI):
         if path is None or not Path(path).is_file():
             return
         fixed = NETWORK_FLAGS | (OPTIMISER_FLAGS if subcommand == "fit" else set())
-        changed = {flag: value for flag, value in self._trained_with().items() if flag in fixed}
-        if changed:
+        there = self._trained_with()
+        if changed := {flag: value for flag, value in there.items() if flag in fixed}:
             raise UserError(f"--ckpt_path {path} does not fit these flags: {_as_trained(changed, path)}")
+        if subcommand == "fit":
+            check_kept(path, there, given.model.init_args)
+            if is_finished(path, given.trainer, given.extend):
+                sys.exit(0)
+
+    def before_fit(self) -> None:
+        """Adds what makes a run end in its last.ckpt, and a resumed one like an uninterrupted one of the same plan."""
+        callbacks: list[Callback] = self.trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
+        callbacks[:0] = [RunPlan(self.config.fit.extend), OwedValidation(), OwedCheckpoint()]
+        # last.ckpt is to hold what other checkpoints of the same moment are: which is the best so far.
+        callbacks.sort(key=lambda callback: bool(getattr(callback, "save_last", False)))
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Runs it; says in a sentence where a checkpoint's network is another than that of the flags.
@@ -68,6 +84,13 @@ class ParallaxCLI(LightningCLI):
         """
         try:
             super()._run_subcommand(subcommand)
+        except KeyError as error:
+            if "contains only the model" not in str(error):
+                raise
+            raise UserError(
+                f"--ckpt_path {self._ckpt_path} has weights and no state of an optimiser, so no run can go on from it: "
+                "give a checkpoint that was saved with save_weights_only: false."
+            ) from error
         except RuntimeError as error:
             kind = re.search(r"Error\(s\) in loading state_dict for (\w+)", str(error))
             if not (kind and self._ckpt_path):
@@ -116,6 +139,8 @@ class ParallaxCLI(LightningCLI):
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             kwargs["plugins"] = [*plugins, AtomicCheckpointIO()]
         trainer = super().instantiate_trainer(**kwargs)
+        if not any(isinstance(plugin, ClusterEnvironment) for plugin in plugins):
+            leave_requeueing_to_the_job(trainer)
         if config.fast_dev_run:  # is to leave nothing behind; Lightning 2.6 would still write last.ckpt at the end
             trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, ModelCheckpoint)]  # pyright: ignore[reportAttributeAccessIssue]
         return trainer
@@ -151,6 +176,10 @@ def claim_version(root: Path) -> str:
             folder.mkdir(parents=True)
         except FileExistsError:
             continue
+        except OSError as error:
+            raise UserError(
+                f"--trainer.default_root_dir {root}: no folder for this run can be made there ({error.strerror})."
+            ) from error
         return folder.name
 
 
@@ -176,6 +205,7 @@ def quieten() -> None:
 def main() -> None:
     """Parses, builds and runs; what the user can mend ends in one sentence and status 2."""
     quieten()
+    listen()
     sys.path.append(os.getcwd())  # classes in the user's own folder; last, so that no file there hides a dependency
     with answering_mistakes():
         ParallaxCLI(

@@ -35,6 +35,7 @@ from scripts.checkup.trial import Trial
 from scripts.look.figures import save, style
 from scripts.look.views import draw
 from scripts.parsing import answering_mistakes, cli_arguments
+from scripts.plain_cli import PlainCLI
 
 COLOURS = {"ok": "green", "warning": "yellow", "problem": "red"}
 WIDTH = 140  # characters, where there is no terminal to ask
@@ -45,7 +46,7 @@ ALONE: dict[str, Any] = {  # what the Trainer of the trial is told instead: one 
 }
 
 
-class DoctorCLI(LightningCLI):
+class DoctorCLI(PlainCLI):
     """Takes the flags of `cli.py fit`, and looks at the run instead of running it.
 
     Attributes:

@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import os
 import re
 import sys
 from collections.abc import Iterator
@@ -12,10 +13,13 @@ from typing import Any, NoReturn
 from jsonargparse import ArgumentParser, set_parsing_settings
 from pytorch_lightning import Callback, LightningDataModule, LightningModule
 from pytorch_lightning.cli import LightningArgumentParser
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 import callbacks
 import datamodules
 import methods
+import methods.sharding  # gives a strategy its name
+from callbacks.preemption import Preempted, tell
 from datamodules.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -23,6 +27,9 @@ SUBCOMMANDS = ("fit", "validate", "predict")
 CHOICES = {"model": ("methods", methods), "data": ("data modules", datamodules), "callbacks": ("callbacks", callbacks)}
 BASES = {"LightningModule": "model", "LightningDataModule": "data"}  # what stands for a class that is not chosen yet
 EXAMPLES = {"model": "--model SimCLR", "data": "--data CIFAR10"}
+
+# A value names a class of the kind that its argument takes: no command, and nothing where an argument takes anything.
+set_parsing_settings(import_path_denylist=[], instantiate_subclass_spec_in_any=False)
 
 
 class PlainParser(ArgumentParser):
@@ -63,11 +70,18 @@ def answering_mistakes() -> Iterator[None]:
     """Ends the program with a sentence and status 2 where the user can mend what went wrong within."""
     try:
         yield
+    except Preempted as preempted:
+        tell(preempted)
+        raise
     except KeyboardInterrupt:
         sys.stderr.write("interrupted\n")
         sys.exit(130)  # as shells count it
-    except (UserError, ValueError) as error:
-        told = user_error(error)
+    except SyntaxError as error:  # in a file of the user's own
+        sys.stderr.write(f"error: {error.filename}, line {error.lineno}: {error.msg}\n")
+        sys.exit(2)
+    except (UserError, ValueError, MisconfigurationException) as error:
+        misused = isinstance(error, MisconfigurationException)  # Lightning's sentence about flags of the Trainer
+        told = " ".join(str(error).split()) if misused else user_error(error) or _of_a_view(error)
         if told is None:
             raise
         sys.stderr.write(f"error: {told}\n")
@@ -79,6 +93,12 @@ def user_error(error: BaseException | None) -> UserError | None:
     while error is not None and not isinstance(error, UserError):
         error = error.__cause__
     return error
+
+
+def _of_a_view(error: Exception) -> str | None:
+    """A ViewSpec's sentence: jsonargparse keeps nothing but its text, as `views` might have been something else."""
+    found = re.search(r"A view's \w+ is [^\n]* in the recipe\.", str(error))
+    return found and found[0]
 
 
 def known_keys(parser: ArgumentParser) -> list[str]:
@@ -96,6 +116,10 @@ def explain(message: str, keys: list[str]) -> str:
     classes = re.findall(r"class_path '([\w.]+)'", message)
     if found := re.findall(r"(?:[Oo]ption '|unrecognized arguments: (?:--)?)([\w.+-]+)", message):
         return _unknown_key(found[-1], message, classes, keys)
+    if found := re.findall(r"Importing '([\w.]+)' is not allowed", message):
+        return f"{found[-1]!r} is no class that may stand here: give one of the kind that is wanted. See --help."
+    if sentence := _unreadable(message):
+        return sentence
     if "class, but" in message and "is abstract" in message:
         if nested := re.search(r"key \"(\w+)\".*NestedArg\(key='([\w.]+)'", message, re.DOTALL):
             return _class_first(nested[1], nested[2])
@@ -115,6 +139,25 @@ def explain(message: str, keys: list[str]) -> str:
         if not value.startswith(("Namespace", "NestedArg")):
             return f"{found[-1][0]} is {value}; allowed is one of: {kinds}."
     return message
+
+
+def _unreadable(message: str) -> str | None:
+    """Of a configuration or a file of code that cannot be read at all; None where that is not it."""
+    if found := re.search(r"(?:File does not exist|Path is not a file): '(.*)'", message):
+        return f"--config {os.path.relpath(found[1])}: there is no such file."
+    if message.startswith("Unexpected config:"):
+        held = " ".join(message.removeprefix("Unexpected config:").split()) or "nothing"
+        return (
+            f"A configuration holds {held}, and no settings: write them as `model: ...`, `data: ...`, `trainer: ...`."
+        )
+    if message.startswith("Problems parsing config:"):
+        reason = re.sub(r"\s+in \"<unicode string>\",", " in", message.removeprefix("Problems parsing config:"))
+        return f"A configuration is no YAML: {' '.join(reason.split())}."
+    problem = re.search(r"Errors:\s+- (?:Problem with given class_path '[\w.]+':\s+)?([^\n]+)", message)
+    value = re.search(r"Given value: (\w+(?:\.\w+)+)\s*$", message)
+    if problem and value and "Expected a path but" in message:
+        return f"{value[1]!r} cannot be used: {problem[1]}. A class of your own has to be importable from this folder."
+    return None
 
 
 def _unknown_key(key: str, message: str, classes: list[str], keys: list[str]) -> str:

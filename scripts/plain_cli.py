@@ -1,0 +1,37 @@
+"""What every command with a Trainer's flags says of those that cannot be used."""
+
+from typing import Any
+
+from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
+from pytorch_lightning.utilities.exceptions import MisconfigurationException
+
+from datamodules.errors import UserError
+
+AT_LEAST_ONE = ("accumulate_grad_batches", "check_val_every_n_epoch", "log_every_n_steps")
+"""Flags by which Lightning divides, and which it does not check."""
+
+
+class PlainCLI(LightningCLI):
+    """LightningCLI with the project's own flag, and a sentence where a seed is none or no Trainer fits the flags."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds what is ours; to every command, so that each can read a run's config.yaml."""
+        parser.add_argument(
+            "--extend", type=bool, default=False, help="let fit go on from ckpt_path to another length of the run"
+        )
+
+    def _set_seed(self) -> None:
+        try:
+            super()._set_seed()
+        except ValueError as error:
+            raise UserError(f"--seed_everything: {error}.") from error
+
+    def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Callback]) -> Trainer:
+        for name in AT_LEAST_ONE:
+            if config.get(name) is not None and config[name] < 1:
+                raise UserError(f"--trainer.{name} {config[name]} must be at least 1.")
+        try:
+            return super()._instantiate_trainer(config, callbacks)
+        except (ValueError, ImportError, MisconfigurationException) as error:  # no such accelerator, package, ...
+            raise UserError(f"The Trainer cannot be made of these flags: {' '.join(str(error).split())}") from error
