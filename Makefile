@@ -5,17 +5,17 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
 .DEFAULT_GOAL := help
-.PHONY: help install quickstart test test-fast test-slow check format smoke benchmark clean
+.PHONY: help install quickstart test test-fast test-slow test-faults faults check format smoke promises benchmark clean
 
 help:  ## Show this help
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  %-12s %s\n", $$1, $$2}'
 
 $(READY): requirements.lock
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --require-hashes --requirement requirements.lock
 	@touch $(READY)
 
-install: $(READY)  ## Make .venv with the locked dependencies
+install: $(READY)  ## Make .venv with the locked dependencies, each compared with its hash
 
 quickstart: $(READY)  ## Train SimCLR on handwritten digits, minutes on two CPU cores, nothing to download
 	$(BIN)/python cli.py fit --config configs/quickstart.yaml
@@ -32,6 +32,12 @@ test-fast: $(READY)  ## Neither slow tests nor several processes, under 2 minute
 test-slow: $(READY)  ## The slow tests alone
 	$(BIN)/python -m pytest -m slow
 
+test-faults: $(READY)  ## Bad flags, files, images, checkpoints: each answered as docs/faults.md says
+	$(BIN)/python -m pytest $(WORKERS) tests/faults
+
+faults: $(READY)  ## Write docs/faults.md anew, from what the commands say
+	$(BIN)/python -m tests.faults.page
+
 check: $(READY)  ## Lint, formatting, types, spelling
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -46,8 +52,13 @@ CONFIG ?= configs/quickstart.yaml
 smoke: $(READY)  ## One batch through CONFIG=configs/...yaml
 	$(BIN)/python cli.py fit --config $(CONFIG) --trainer.fast_dev_run true
 
-benchmark: $(READY)  ## Measure the views against lightly's, side by side
-	$(BIN)/python scripts/benchmark/views.py
+PROMISED := tests/test_distributed.py tests/test_resume.py tests/test_precision.py
+promises: $(READY)  ## Train every method in all ways that are promised to be equal, into results/ and docs/numerics.md
+	$(BIN)/python -m pytest $(WORKERS) --promises results/promises-cpu.json $(PROMISED)
+	$(BIN)/python scripts/result_tables.py
+
+benchmark: $(READY)  ## Measure speed and memory, lightly's beside ours, into results/
+	$(BIN)/python scripts/benchmark/all.py
 
 clean:  ## Remove the environment and caches, not your runs
 	rm -rf $(VENV) .pytest_cache .ruff_cache

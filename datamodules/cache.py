@@ -92,7 +92,8 @@ def open_split(
             differ in size.
     """
     if not len(source):
-        raise UserError(f"There are no {name} images: see data.path, and how training and validation are divided.")
+        kind = "training" if name == "train" else "validation"
+        raise UserError(f"There are no {kind} images: see data.path, and how training and validation are divided.")
     shapes = _probed_shapes(source)
     cache = None
     if choice in ("device", "ram") or (choice == "auto" and _fits(len(source), shapes, device)):
