@@ -121,7 +121,7 @@ def peers() -> str:
     for found in map(results, ("benchmark-peers-resnet18-cpu", "benchmark-peers-convnet-cpu")):
         for row in found["results"]:
             sides = found["precisions"][row["case"]]
-            network = f"{row['case'].partition('-')[0]}, batch {found['batch_size']}"
+            network = f"{row['case'].partition('-')[0]}, {found['data']}, batch {found['batch_size']}"
             rates = [f"{row[f'{side}_images_per_second']:.0f} in {sides[side]}" for side in ("ours", "theirs")]
             memory = f"{row['ours_host_mib']:.0f} / {row['theirs_host_mib']:.0f}"
             lines.append((network, row["method"], *rates, ratio(row), memory))
@@ -162,6 +162,32 @@ def labels() -> str:
     return markdown(("labels", "images", "steps", "from scratch %", "pretrained %", "gain"), lines)
 
 
+def promises() -> str:
+    """What the suites over all methods found."""
+    lines = []
+    for method, found in results("promises-cpu")["rows"].items():
+        name = {"DINOOnViT": "DINO, on a ViT"}.get(method, method)
+        if name == "ToyMoCo":  # of the tests alone
+            continue
+        ranks = f"{max(found['two ranks']):.0e}"
+        ways = ", ".join(sorted(found["resumed exactly"]))
+        if "resumed exactly, two ranks" in found:
+            ways += f"; two ranks: {', '.join(sorted(found['resumed exactly, two ranks']))}"
+        first, losses, rounded = (
+            f"{found[figure][0]:.2%}" for figure in ("bf16, first loss", "bf16, losses", "rounded once, losses")
+        )
+        lines.append((name, ranks, ways, first, losses, rounded))
+    head = (
+        "Method",
+        "two ranks and one",
+        "equal bits after a kill in",
+        "bf16: first loss",
+        "six losses",
+        "rounded once",
+    )
+    return markdown(head, lines)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "equal-budget": equal_budget,
     "fast-moco": fast_moco,
@@ -172,6 +198,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "views": views,
     "peers": peers,
     "parts": parts,
+    "promises": promises,
 }
 
 

@@ -8,7 +8,20 @@ import torch
 
 from tests.support.digits_run import train_on_digits
 from tests.support.golden import load
+from tests.support.promises import Promises
 from tests.support.synthetic import write_data
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--promises", type=Path, metavar="FILE", help="write what the suites over all methods find to FILE"
+    )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    path = config.getoption("promises")
+    if path and not hasattr(config, "workerinput"):  # of several processes the one that hears of all tests
+        config.pluginmanager.register(Promises(path))
 
 
 @pytest.fixture(autouse=True)
