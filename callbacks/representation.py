@@ -105,8 +105,8 @@ class RepresentationMonitor(RankState):
 
     Where the method gives projections, the first of the last training batch are measured too, since a collapse in the
     space of the loss comes long before one of the features, and is hidden from them by a BatchNorm: `projection_std`
-    and `projection_directions`. They count as shrinking when their std is below 0.15 or their variance keeps to fewer than
-    2 directions.
+    and `projection_directions`. They count as shrinking when their std is below 0.15 or their variance keeps to fewer
+    than 2 directions.
     """
 
     def __init__(self, max_images: int = 2048, stop_on_collapse: bool = False, patience: int = 2) -> None:
