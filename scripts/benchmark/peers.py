@@ -4,11 +4,12 @@
     python scripts/benchmark/peers.py --path FOLDER --only convnet --images 4096
     python scripts/benchmark/peers.py --path FOLDER --device cuda --images 50000 --methods SimCLR --rounds 2
 
-Ours is `cli.py fit` with its defaults: online probe, collapse metrics, report and checkpoints included. Theirs is
-written with their public components, the way their own benchmark does it (`peer_lightly.py`); another library takes
-part by a file `peer_NAME.py` that trains what it is handed. Neither side validates. Runs take turns, each in a process
-of its own; the first epoch of each warms up. The table shows the medians over the rounds of the images that go through
-training in a second of the clock, and the smallest and largest ratio. Without `--path` the images are generated.
+Ours is `cli.py fit` with its defaults (online probe, collapse metrics, report and checkpoints included) and, for
+ResNets, channels-last convolutions, as in our recipes. Theirs is written with their public components, the way their
+own benchmark does it (`peer_lightly.py`); another library takes part by a file `peer_NAME.py` that trains what it is
+handed. Neither side validates. Runs take turns, each in a process of its own; the first epoch of each warms up. The
+table shows the medians over the rounds of the images that go through training in a second of the clock, and the
+smallest and largest ratio. Without `--path` the images are generated.
 """
 
 import argparse
@@ -96,7 +97,8 @@ def our_config(run: Run) -> dict[str, Any]:
         if callback["class_path"].endswith("KNNMonitor"):
             callback["init_args"] = {"baselines": False}  # they are measured before the first step
     clock = {"class_path": f"{EpochClock.__module__}.{EpochClock.__name__}", "init_args": {"path": run.clock}}
-    model = {"backbone": run.backbone, "optim": SGD, **METHODS[run.method]}
+    layout = {"channels_last": run.backbone == RESNET18}
+    model = {"backbone": run.backbone, "optim": SGD, **layout, **METHODS[run.method]}
     return {
         "model": {"class_path": run.method, "init_args": model},
         "data": data_config(run),
