@@ -30,7 +30,7 @@ test-fast: $(READY)  ## Neither slow tests nor several processes, under 2 minute
 	$(BIN)/python -m pytest $(WORKERS) -m "not slow and not ddp and not process"
 
 test-slow: $(READY)  ## The slow tests alone
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest $(WORKERS) -m slow
 
 test-faults: $(READY)  ## Bad flags, files, images, checkpoints: each answered as docs/faults.md says
 	$(BIN)/python -m pytest $(WORKERS) tests/faults

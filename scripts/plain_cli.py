@@ -1,7 +1,9 @@
 """What every command with a Trainer's flags says of those that cannot be used."""
 
+import os
 from typing import Any
 
+from lightning_fabric.plugins.environments import LightningEnvironment
 from pytorch_lightning import Callback, Trainer
 from pytorch_lightning.cli import LightningArgumentParser, LightningCLI
 from pytorch_lightning.utilities.exceptions import MisconfigurationException
@@ -32,6 +34,18 @@ class PlainCLI(LightningCLI):
             if config.get(name) is not None and config[name] < 1:
                 raise UserError(f"--trainer.{name} {config[name]} must be at least 1.")
         try:
-            return super()._instantiate_trainer(config, callbacks)
+            trainer = super()._instantiate_trainer(config, callbacks)
         except (ValueError, ImportError, MisconfigurationException) as error:  # no such accelerator, package, ...
             raise UserError(f"The Trainer cannot be made of these flags: {' '.join(str(error).split())}") from error
+        _check_nodes(trainer)
+        return trainer
+
+
+def _check_nodes(trainer: Trainer) -> None:
+    """Refuses a run on several machines that nothing brings together: it would wait half an hour for the others."""
+    alone = isinstance(trainer._accelerator_connector.cluster_environment, LightningEnvironment)
+    if trainer.num_nodes > 1 and alone and "MASTER_ADDR" not in os.environ:
+        raise UserError(
+            f"--trainer.num_nodes {trainer.num_nodes}, and nothing says where the other machines are: start the run by "
+            "torchrun or srun (docs/clusters.md), or set MASTER_ADDR, MASTER_PORT and NODE_RANK on each machine."
+        )

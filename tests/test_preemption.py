@@ -22,16 +22,13 @@ pytestmark = pytest.mark.process
 
 
 def logged(folder: Path, *versions: int) -> dict[tuple[str, str], str]:
-    """What the runs logged: (step, name) -> value.
-
-    But for times, and for the spread of the projections of the last batch before a validation, which is not saved.
-    """
+    """What the runs logged, but for times: (step, name) -> value."""
     found: dict[tuple[str, str], str] = {}
     for version in versions:
         with (folder / f"runs/version_{version}/metrics.csv").open() as file:
             for row in csv.DictReader(file):
                 found |= {(row["step"], name): value for name, value in row.items() if value and "/" in name}
-    return {key: value for key, value in found.items() if not key[1].startswith(("time/", "representation/projection"))}
+    return {key: value for key, value in found.items() if not key[1].startswith("time/")}
 
 
 @pytest.fixture(scope="module")
