@@ -39,6 +39,7 @@ class Requests:
     def __init__(self) -> None:
         self.received: signal.Signals | None = None
         self.can_save = False  # there are steps, so there is something to save first
+        self.is_done = False  # all steps are, and saved
         self._since = 0.0
         self.process = os.getpid()
 
@@ -56,6 +57,8 @@ class Requests:
                 os._exit(START_AGAIN)
             return
         self.received, self._since = signal.Signals(number), time.monotonic()
+        if self.is_done:
+            raise Preempted(f"Stopped by {name} at once: all was trained and saved, what was still to do is left out.")
         if not self.can_save:
             raise Preempted(
                 f"Stopped by {name} at once: no step was done that could be saved. Give the same command again."
@@ -123,7 +126,7 @@ class Preemption(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """From here on there is something to save."""
-        _requests.can_save = True
+        _requests.can_save, _requests.is_done = True, False
 
     def on_train_batch_start(self, trainer: Trainer, *_: Any) -> None:
         """Leaves, now that the last step is in the log too."""
@@ -158,7 +161,7 @@ class Preemption(Callback):
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """All is done and saved: what is left, such as the report, may be cut short."""
         self._agreement.close()
-        _requests.can_save = False
+        _requests.can_save, _requests.is_done = False, True
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Tells Lightning's loop that it was stopped amid a validation, before the first batch of it."""

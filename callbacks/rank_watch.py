@@ -5,7 +5,6 @@ import signal
 import subprocess
 import sys
 import threading
-import time
 
 import torch.distributed as dist
 from lightning_fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
@@ -75,24 +74,27 @@ class _Watch(threading.Thread):
         self.stopped, self.found = threading.Event(), threading.Event()
         self.silence = SILENCE
         self.sentence = ""
+        self._rounds = 0
         self._next = (rank + 1) % world_size
         # A connection of its own: the main thread may wait for an answer on the other.
-        self._store = dist.PrefixStore("rank_watch", dist.distributed_c10d._get_default_store()).clone()  # pyright: ignore[reportAttributeAccessIssue]
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # torchrun's next one finds the same store
+        met = dist.distributed_c10d._get_default_store()  # pyright: ignore[reportAttributeAccessIssue]
+        self._store = dist.PrefixStore(f"rank_watch/{attempt}", met).clone()
         self._store.set(f"name/{rank}", f"pid {os.getpid()} on {os.uname().nodename}")
         self._store.set(f"life/{rank}", "0")
 
     def run(self) -> None:
         """Looks until it is stopped or has found a rank gone."""
-        count, heard, since = 0, b"", time.monotonic()
+        threading.Thread(target=self._look_after_store, name="rank-watch-store", daemon=True).start()
+        heard, silent = b"", 0
         while not self.stopped.wait(INTERVAL):
-            count += 1
+            self._rounds += 1
             gone = self._child_gone()
             try:
-                self._store.set(f"life/{self.rank}", str(count))
+                self._store.set(f"life/{self.rank}", str(self._rounds))
                 life = self._store.get(f"life/{self._next}")
-                if life != heard:
-                    heard, since = life, time.monotonic()
-                elif not gone and time.monotonic() - since > self.silence:
+                heard, silent = life, 0 if life != heard else silent + 1
+                if not gone and silent * INTERVAL > self.silence:  # in rounds: a rank that was held itself counts none
                     gone = f"{self._who(self._next)} has given no sign of life for {self.silence:.0f} seconds."
                 if gone:
                     self._store.set("gone", gone)
@@ -101,15 +103,28 @@ class _Watch(threading.Thread):
             except RuntimeError:  # the store ends with the process that keeps it
                 gone = gone or f"rank 0 of {self.world_size}, or the launcher on its machine, is gone."
             if gone:
-                self.sentence = gone
-                self.found.set()
-                if not self.stopped.wait(NOTICE):
-                    self.end()
+                self._leave(gone)
                 return
+
+    def _look_after_store(self) -> None:
+        """Ends the process where the store does not answer, as when its machine has lost power: nothing times out."""
+        rounds, silent = 0, 0
+        while not (self.stopped.wait(INTERVAL) or self.found.is_set()):
+            rounds, silent = self._rounds, 0 if self._rounds != rounds else silent + 1
+            if silent * INTERVAL > SILENCE:
+                self._leave(f"rank 0 of {self.world_size}, which keeps the ranks together, does not answer.")
+
+    def _leave(self, sentence: str) -> None:
+        """Gives the training a moment to end in order, and then ends it."""
+        self.sentence = sentence
+        self.found.set()
+        if not self.stopped.wait(NOTICE):
+            self.end()
 
     def end(self) -> None:
         """Ends this process at once: what the exchange between the ranks has under way cannot be ended in order."""
-        if self.rank == 0 or (self.rank == 1 and self.sentence.startswith("rank 0 ")):  # once, not by every rank
+        speaks = ("0", "1") if self.sentence.startswith("rank 0 ") else ("0",)  # not every rank of a machine
+        if os.environ.get("LOCAL_RANK", "0") in speaks:
             sys.stdout.flush()
             os.write(2, f"error: {self.sentence} {GO_ON}\n".encode())
         os._exit(1)

@@ -41,7 +41,7 @@ def indexed(shard: Path, image_extension: str | None = None, label_field: str = 
         if found is not None:
             return found, False
     made = scan(shard, image_extension, label_field)
-    for file in files:
+    for file in files if made.lasting else ():
         if _save(made, file, about, shard):
             break
     return made, True

@@ -43,6 +43,7 @@ class ShardIndex:
         label: [n] int64, place of each sample's label in `values`, -1 without one.
         values: the labels that occur, numbers or names.
         faults: what was left out, and why.
+        lasting: whether the faults are the shard's, and not those of the disk on that day.
     """
 
     offset: np.ndarray
@@ -51,6 +52,7 @@ class ShardIndex:
     label: np.ndarray
     values: list[int | str]
     faults: list[Fault]
+    lasting: bool = True
 
 
 def state_of(shard: Path) -> State:
@@ -71,7 +73,7 @@ def scan(shard: Path, image_extension: str | None = None, label_field: str = "la
         UserError: the shard is compressed, or a sample has several pictures.
     """
     state = state_of(shard)
-    members, faults = _members(shard)
+    members, faults, lasting = _members(shard)
     samples, doubles = _grouped(members, broken=bool(faults))
     faults += [Fault(f"{shard}:{path}", _DOUBLE) for path in doubles]
     rows: list[tuple[int, int, bytes, int]] = []
@@ -83,12 +85,13 @@ def scan(shard: Path, image_extension: str | None = None, label_field: str = "la
             label = _label(shard, state, files, label_field)
         except (ValueError, RecursionError, UnreadableError) as error:  # RecursionError: JSON in too many brackets
             faults.append(Fault(name, str(error)))
+            lasting &= not isinstance(error, UnreadableError)
             continue
         number = -1 if label is None else values.setdefault(label, len(values))
         rows.append((*place, key.encode("utf-8", "surrogateescape"), number))
     columns = list(zip(*rows, strict=True)) or [[], [], [], []]
     offset, size, number = (np.array(columns[c], dtype=np.int64) for c in (0, 1, 3))
-    return ShardIndex(offset, size, np.array(columns[2], dtype=np.bytes_), number, list(values), faults)
+    return ShardIndex(offset, size, np.array(columns[2], dtype=np.bytes_), number, list(values), faults, lasting)
 
 
 def read_place(shard: Path, state: State, place: Place, name: str) -> bytes:
@@ -136,8 +139,8 @@ def _opened(shard: str, state: State) -> _Handle:
     return handle
 
 
-def _members(shard: Path) -> tuple[list[tuple[str, Place]], list[Fault]]:
-    """The files of a tar in its order; and the fault that ends it before its time, if there is one."""
+def _members(shard: Path) -> tuple[list[tuple[str, Place]], list[Fault], bool]:
+    """The files of a tar in its order; the fault that ends it too early, if there is one; whether that is the tar's."""
     found: list[tuple[str, Place]] = []
     end = 0
     try:
@@ -161,10 +164,11 @@ def _members(shard: Path) -> tuple[list[tuple[str, Place]], list[Fault]]:
             if any(mark):
                 raise tarfile.ReadError("what follows is no header of a file")
     except (tarfile.TarError, ValueError, OSError) as error:  # ValueError: nonsense in a header's numbers
-        reason = (error.strerror if isinstance(error, OSError) else None) or str(error)
+        of_disk = isinstance(error, OSError)
+        reason = (error.strerror if of_disk else None) or str(error)
         where = f"{shard} from byte {end} on" if end else str(shard)
-        return found, [Fault(where, reason if end else f"it cannot be read as a tar ({reason})")]
-    return found, []
+        return found, [Fault(where, reason if end else f"it cannot be read as a tar ({reason})")], not of_disk
+    return found, [], True
 
 
 def _refuse_compressed(shard: Path, start: bytes) -> None:

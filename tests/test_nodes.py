@@ -6,6 +6,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -81,6 +82,40 @@ def test_a_rank_that_waits_for_a_dead_one_is_ended():
         rank.join(MINUTE)
     assert [rank.exitcode for rank in ranks] == [1, 7]
     assert time.monotonic() - began < MINUTE / 2
+
+
+def _watching(rank: int, port: int, silence: float, begun: Any) -> None:
+    """Both ranks work on without an exchange."""
+    import torch.distributed as dist
+
+    from callbacks import rank_watch
+
+    rank_watch.INTERVAL, rank_watch.SILENCE, rank_watch.NOTICE = 0.1, silence, 0.1
+    dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    watch = rank_watch._Watch(rank, 2, [])
+    dist.barrier()
+    watch.start()
+    begun.release()
+    time.sleep(MINUTE)
+
+
+@pytest.mark.ddp
+def test_a_rank_whose_store_does_not_answer_is_ended():
+    """As where the machine of rank 0, which keeps it, has lost its network."""
+    from tests.support.ranks import _context
+
+    port, begun = free_port(), _context.Semaphore(0)
+    held, other = (_context.Process(target=_watching, args=(rank, port, 2.0, begun)) for rank in range(2))
+    for rank in (held, other):
+        rank.start()
+    assert begun.acquire(timeout=MINUTE) and begun.acquire(timeout=MINUTE)
+    os.kill(held.pid or 0, signal.SIGSTOP)
+    try:
+        other.join(MINUTE / 2)
+        assert other.exitcode == 1
+    finally:
+        os.kill(held.pid or 0, signal.SIGKILL)
+        other.kill()
 
 
 @pytest.mark.ddp

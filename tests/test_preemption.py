@@ -214,6 +214,15 @@ def test_children_leave_it_to_their_parent_which_can_end_them():
     assert in_process(_children) == [0, -signal.SIGTERM]
 
 
+def test_a_signal_after_the_last_step_is_told_that_all_is_saved():
+    requests = preemption.Requests()
+    requests.is_done = True
+    with pytest.raises(preemption.Preempted) as stopped:
+        requests(signal.SIGTERM, None)
+    assert stopped.value.code == START_AGAIN
+    assert "all was trained and saved" in stopped.value.sentence
+
+
 def test_signals_are_left_to_those_who_have_them_already(monkeypatch):
     before = signal.signal(signal.SIGUSR1, signal.SIG_IGN)
     try:

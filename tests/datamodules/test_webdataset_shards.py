@@ -1,5 +1,6 @@
 """One tar: its samples found, its damage named, its index kept for as long as it is true."""
 
+import errno
 import gzip
 import json
 import os
@@ -286,6 +287,23 @@ def test_where_the_folder_cannot_be_written_the_index_goes_to_the_cache_folder_o
     assert indexed(shard)[1] and not indexed(shard)[1]
     assert [file.name for file in (tmp_path / "data").iterdir()] == ["s.tar"]
     assert len(list((tmp_path / "cache" / "parallax" / "shards").iterdir())) == 1
+
+
+def test_an_index_that_a_failing_disk_cut_short_is_not_kept(tmp_path, monkeypatch):
+    shard = write_tar(tmp_path / "a.tar", {str(i): sample(i, 0) for i in range(4)})
+    after, read = iter([None] * 5), tarfile.TarFile.next
+
+    def failing(tar):
+        if next(after, "gone") == "gone":
+            raise OSError(errno.EIO, "Input/output error")
+        return read(tar)
+
+    with monkeypatch.context() as once:
+        once.setattr(tarfile.TarFile, "next", failing)
+        short, _ = indexed(shard, None, "label")
+    assert 0 < len(short.offset) < 4 and "Input/output error" in short.faults[0].reason
+    whole, new = indexed(shard, None, "label")
+    assert new and len(whole.offset) == 4 and not whole.faults
 
 
 def test_the_faults_of_a_shard_that_was_moved_are_named_by_its_new_place(tmp_path):
