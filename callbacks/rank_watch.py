@@ -79,7 +79,7 @@ class _Watch(threading.Thread):
         # A connection of its own: the main thread may wait for an answer on the other.
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")  # torchrun's next one finds the same store
         met = dist.distributed_c10d._get_default_store()  # pyright: ignore[reportAttributeAccessIssue]
-        self._store = dist.PrefixStore(f"rank_watch/{attempt}", met).clone()
+        self._store = dist.PrefixStore(f"rank_watch/{attempt}", met).clone()  # pyright: ignore[reportAttributeAccessIssue]
         self._store.set(f"name/{rank}", f"pid {os.getpid()} on {os.uname().nodename}")
         self._store.set(f"life/{rank}", "0")
 
