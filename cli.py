@@ -24,7 +24,7 @@ from pytorch_lightning.plugins.io import CheckpointIO
 from pytorch_lightning.utilities import rank_zero_only
 
 from callbacks.checkpoint_io import AtomicCheckpointIO
-from callbacks.owed import OwedCheckpoint, OwedValidation
+from callbacks.owed import OwedBest, OwedCheckpoint, OwedValidation
 from callbacks.plan import RunPlan
 from callbacks.preemption import leave_requeueing_to_the_job, listen
 from datamodules.errors import UserError
@@ -72,7 +72,7 @@ class ParallaxCLI(PlainCLI):
     def before_fit(self) -> None:
         """Adds what makes a run end in its last.ckpt, and a resumed one like an uninterrupted one of the same plan."""
         callbacks: list[Callback] = self.trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
-        callbacks[:0] = [RunPlan(self.config.fit.extend), OwedValidation(), OwedCheckpoint()]
+        callbacks[:0] = [RunPlan(self.config.fit.extend), OwedValidation(), OwedCheckpoint(), OwedBest()]
         # last.ckpt is to hold what other checkpoints of the same moment are: which is the best so far.
         callbacks.sort(key=lambda callback: bool(getattr(callback, "save_last", False)))
 
@@ -111,7 +111,7 @@ class ParallaxCLI(PlainCLI):
     def _trained_with(self) -> dict[str, Any]:
         """The method and its arguments that were others when the checkpoint was written: flag -> value there."""
         if not Path(self._ckpt_path).is_file():
-            return {}  # the name of one, such as best
+            return {}  # an address
         saved = read_file(self._ckpt_path).get("hyper_parameters") or {}
         model: Namespace = self.config[self.config.subcommand].model
         here = {"model": model.class_path} | {f"model.{name}": value for name, value in model.init_args.items()}

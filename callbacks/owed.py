@@ -1,4 +1,7 @@
-"""What Lightning would leave undone: the validation after a checkpointed step, and the checkpoint of the last step."""
+"""What Lightning would leave undone.
+
+The validation after a checkpointed step, the checkpoint of the last step, and the best of the run before.
+"""
 
 from typing import Any
 
@@ -49,3 +52,23 @@ class OwedCheckpoint(Callback):
         for saver in savers:
             if saver.save_last and saver._last_global_step_saved != trainer.global_step:
                 saver._save_last_checkpoint(trainer, saver._monitor_candidates(trainer))
+
+
+class OwedBest(Callback):
+    """Lets a resumed run know its best checkpoints so far, and their scores.
+
+    Lightning forgets them where the run has another folder, as here each part of a run has: the first validation after
+    a resume would become the best, however bad. The files of the folder before are left alone: Lightning only removes
+    what is in a run's own.
+    """
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Has the states of `ModelCheckpoint` taken for this folder's, before Lightning hands them out.
+
+        Those of remote folders are left out, since there Lightning would remove files of any folder.
+        """
+        savers = [saver for saver in trainer.checkpoint_callbacks if isinstance(saver, ModelCheckpoint)]
+        for saver in savers:
+            state = checkpoint["callbacks"].get(saver.state_key, {})
+            if "://" not in str(state.get("dirpath")):
+                state["dirpath"] = saver.dirpath

@@ -64,8 +64,13 @@ def test_auto_starts_and_leaves_a_finished_run_alone(finished):
             "--model.optim.lr 0.5 given, 0.3 there; --model.optim.options {'momentum': 0.8} given, {} there. Give the "
             "same, or start a run anew.",
         ),
+        (
+            "--trainer.max_epochs 1 --ckpt_path last",
+            "--ckpt_path last: every run has a folder of its own, so there is none in this one: give auto, a folder, "
+            "or a file such as RUN/checkpoints/last.ckpt.",
+        ),
     ],
-    ids=["longer", "shorter than done", "optimiser"],
+    ids=["longer", "shorter than done", "optimiser", "Lightning's word"],
 )
 def test_what_a_checkpoint_cannot_follow_is_refused_before_anything_is_made(finished, flags, sentence):
     folder, _ = finished
@@ -90,14 +95,15 @@ def test_extended_it_goes_on_and_another_method_starts_anew(tmp_path):
     assert "Extended from 1 epoch, 4 steps to 2 epochs, 8 steps: now at step 4, 50% of the way" in extended
     assert "Finished after 2 epochs, 8 steps" in extended
     assert "runs/version_1/checkpoints/last.ckpt is the end of its run (2 epochs, 8 steps)" in finished
-    assert "starting anew" in other
+    newest = "the newest, runs/version_1, has --model.temperature 0.1, not 0.5. Starting anew."
+    assert f"No checkpoint of these settings below runs: {newest}" in other
 
 
 def test_last_ckpt_is_written_after_other_checkpoints_of_its_moment():
     last, best, report = ModelCheckpoint(save_last=True), ModelCheckpoint(monitor="knn/val_top1"), RunReport()
     trainer = SimpleNamespace(callbacks=[report, last, best])
     ParallaxCLI.before_fit(SimpleNamespace(trainer=trainer, config=SimpleNamespace(fit=SimpleNamespace(extend=False))))
-    assert trainer.callbacks[3:] == [report, best, last]  # or it would not know the best so far
+    assert trainer.callbacks[4:] == [report, best, last]  # or it would not know the best so far
 
 
 def test_an_interrupt_is_no_stack_trace(capsys):

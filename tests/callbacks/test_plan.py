@@ -1,15 +1,21 @@
 """A resumed run keeps to the plan it was made with, or takes another on request."""
 
 import math
+import os
 from dataclasses import replace
+from datetime import timedelta
 
 import pytest
+import torch
 from pytorch_lightning import Callback, Trainer
+from pytorch_lightning.callbacks import ModelCheckpoint
 
 from callbacks.plan import NO_LIMIT, Plan, RunPlan
 from datamodules.errors import UserError
 from methods.optim import OptimConfig
 from tests.support.methods import IMAGE_SIZE, small, specs_without_masks
+from tests.support.ranks import on_ranks
+from tests.support.replay import Prepared, Replay, batches, quiet_trainer
 from tests.support.toy_moco import ToyMoCo
 from tests.support.training import BATCH, STEPS, Losses, TinyImages, arrays, assert_same
 
@@ -123,3 +129,88 @@ def test_another_epoch_is_refused(tmp_path, changed, extend):
 def test_a_checkpoint_without_a_plan_is_taken_as_it_is(tmp_path):
     checkpoint, _, _ = fit(tmp_path, 2, plan=Callback())
     fit(tmp_path, 4, resume=checkpoint)
+
+
+def test_other_batches_of_the_same_step_are_refused(tmp_path):
+    checkpoint, _ = stopped(tmp_path, 3)  # its place in the epoch is counted in batches
+    with pytest.raises(UserError, match="5 steps of 8 images, and these flags give 5 steps of 8 images, 4 at a time:"):
+        fit(tmp_path, 2, resume=checkpoint, batch_size=BATCH // 2, accumulate_grad_batches=2)
+
+
+def test_an_older_checkpoint_that_does_not_know_its_batches_is_taken(tmp_path):
+    path, _ = stopped(tmp_path, 3)
+    checkpoint = torch.load(path, weights_only=False)
+    del checkpoint["plan"]["global_batch_size"]
+    torch.save(checkpoint, path)
+    fit(tmp_path, 2, resume=path)
+
+
+def watched(window, *callbacks, batches_per_epoch=10, **arguments):
+    """A run of two epochs of prepared batches, with validations."""
+    train = batches(torch.zeros(2 * batches_per_epoch, 3), torch.zeros(2 * batches_per_epoch, dtype=torch.long), 2)
+    settings = {"max_epochs": 2, "accumulate_grad_batches": window, "enable_checkpointing": bool(callbacks)}
+    trainer = quiet_trainer([RunPlan(), *callbacks], **settings | arguments)
+    trainer.fit(Replay(3), datamodule=Prepared(train, train[:1], 1))
+
+
+@pytest.mark.parametrize(
+    ("window", "arguments"),
+    [
+        (4, {"val_check_interval": 5}),
+        (4, {"val_check_interval": 0.2}),
+        (4, {"val_check_interval": 8, "check_val_every_n_epoch": None}),  # after batch 16, the sixth of an epoch
+        (2, {"val_check_interval": "00:01:00:00"}),
+    ],
+    ids=str,
+)
+def test_validations_amid_accumulated_batches_are_refused(window, arguments):
+    with pytest.raises(UserError, match=f"amid the batches of a step with --trainer.accumulate_grad_batches {window},"):
+        watched(window, **arguments)
+
+
+@pytest.mark.parametrize(
+    ("window", "arguments"),
+    [
+        (4, {}),  # an epoch ends with a step
+        (4, {"val_check_interval": 4}),
+        (4, {"val_check_interval": 5, "limit_val_batches": 0}),
+        (2, {"val_check_interval": 4, "check_val_every_n_epoch": None}),
+        (4, {"val_check_interval": 20, "check_val_every_n_epoch": None}),
+        (1, {"val_check_interval": 5}),
+        (4, {"fast_dev_run": 2}),
+    ],
+    ids=str,
+)
+def test_validations_after_a_step_are_not(window, arguments):
+    watched(window, **arguments)
+
+
+def test_checkpoints_by_the_clock_are_refused_with_accumulated_batches(tmp_path):
+    saver = ModelCheckpoint(tmp_path, train_time_interval=timedelta(hours=1))
+    watched(1, saver)
+    with pytest.raises(UserError, match="train_time_interval saves amid the batches of a step .* every_n_train_steps"):
+        watched(2, saver)
+
+
+class Ahead(Callback):
+    """Stands in for a rank that alone found a checkpoint."""
+
+    def on_fit_start(self, trainer, *_):
+        trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total.completed = 3
+
+
+def begin_apart(rank):
+    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", TORCHELASTIC_RUN_ID="tests")
+    try:
+        watched(1, *[Ahead()] * rank, strategy="ddp", devices=2, enable_checkpointing=False)
+    except UserError as error:
+        return str(error)
+    return ""
+
+
+@pytest.mark.ddp
+def test_ranks_that_begin_at_different_places_all_say_so():
+    first, second = on_ranks(2, begin_apart)
+    assert first == second
+    assert "at step 0 (epoch 0, batch 0) rank 0; at step 3 (epoch 0, batch 0) rank 1." in first
+    assert "--trainer.default_root_dir must be a folder that all machines see alike" in first

@@ -1,6 +1,7 @@
 """What --ckpt_path comes to, and what may go on from it."""
 
 import os
+from copy import deepcopy
 
 import pytest
 import torch
@@ -8,14 +9,14 @@ import yaml
 from jsonargparse import Namespace
 
 from datamodules.errors import UserError
-from scripts.resuming import check_kept, checkpoint_to_use, is_finished
+from scripts.resuming import check_kept, checkpoint_to_use, first_difference, is_finished
 
 FLAGS = {"model": {"class_path": "SimCLR"}, "data": {"class_path": "Digits"}, "seed_everything": 0}
 
 
 def write(path, age, cut=False, **changed):
     path.parent.mkdir(parents=True, exist_ok=True)
-    (path.parent.parent / "config.yaml").write_text(yaml.safe_dump(FLAGS | changed | {"trainer": {"max_epochs": age}}))
+    (path.parent.parent / "config.yaml").write_text(yaml.safe_dump(FLAGS | {"trainer": {"max_epochs": age}} | changed))
     torch.save({"epoch": age}, path)
     if cut:
         path.write_bytes(path.read_bytes()[:-50])
@@ -23,9 +24,15 @@ def write(path, age, cut=False, **changed):
     return str(path)
 
 
-@pytest.mark.parametrize("word", [None, "best", "last", "s3://bucket/last.ckpt"])
-def test_words_of_lightnings_pass(word):
-    assert checkpoint_to_use(word, "runs", FLAGS) == word
+@pytest.mark.parametrize("given", [None, "s3://bucket/last.ckpt"])
+def test_nothing_and_addresses_pass(given):
+    assert checkpoint_to_use(given, "runs", FLAGS) == given
+
+
+@pytest.mark.parametrize("word", ["best", "last", "hpc"])
+def test_words_of_lightnings_are_refused_since_a_new_folder_has_none(word):
+    with pytest.raises(UserError, match=f"--ckpt_path {word}: every run has a folder of its own"):
+        checkpoint_to_use(word, "runs", FLAGS)
 
 
 def test_auto_takes_the_newest_of_all_runs_or_starts_anew(tmp_path):
@@ -62,10 +69,72 @@ def test_auto_never_takes_another_methods_data_or_seed(tmp_path, changed):
 
 
 def test_auto_leaves_files_without_a_readable_configuration(tmp_path):
-    for place, text in (("a", "model: ["), ("b", "- x")):
+    for place, text in (("a", "model: ["), ("b", "- x"), ("c", "other: 1")):
         write(tmp_path / place / "checkpoints/last.ckpt", 1)
         (tmp_path / place / "config.yaml").write_text(text)
     assert checkpoint_to_use("auto", str(tmp_path), FLAGS) is None
+
+
+FULL = {
+    "model": {"class_path": "SimCLR", "init_args": {"temperature": 0.1, "optim": {"lr": 1, "options": {}}}},
+    "data": {"class_path": "Digits", "init_args": {"num_workers": 2, "views": [{"size": 20}, {"size": 10}]}},
+    "seed_everything": 0,
+    "trainer": {"precision": None, "gradient_clip_val": 1.0, "devices": 1, "max_epochs": 10},
+}
+
+
+def with_value(place, value):
+    """The settings with one of them changed, or one more."""
+    *above, name = place.split("/")
+    settings = section = deepcopy(FULL)
+    for key in above:
+        section = section[int(key) if key.isdigit() else key]
+    section[name] = value
+    return settings
+
+
+@pytest.mark.parametrize(
+    ("place", "value", "told"),
+    [
+        ("model/class_path", "DCL", "--model SimCLR, not DCL"),
+        ("model/init_args/temperature", 0.2, "--model.temperature 0.1, not 0.2"),
+        ("model/init_args/optim/options", {"nesterov": True}, "--model.optim.options {}, not {'nesterov': True}"),
+        ("data/init_args/views/1/size", 12, "--data.views[1].size 10, not 12"),
+        ("data/init_args/views", [], "--data.views [{'size': 20}, {'size': 10}], not []"),
+        ("seed_everything", 1, "--seed_everything 0, not 1"),
+        ("trainer/precision", "bf16-mixed", "--trainer.precision null, not bf16-mixed"),
+        ("trainer/gradient_clip_val", None, "--trainer.gradient_clip_val 1.0, not null"),
+    ],
+)
+def test_auto_starts_anew_where_something_else_is_trained_and_says_what(tmp_path, caplog, place, value, told):
+    write(tmp_path / "version_0/checkpoints/last.ckpt", 1, **with_value("seed_everything", 7))
+    write(tmp_path / "version_1/checkpoints/last.ckpt", 2, **FULL)
+    with caplog.at_level("INFO"):
+        assert checkpoint_to_use("auto", str(tmp_path), with_value(place, value)) is None
+    newest = tmp_path / "version_1"
+    assert f"settings below {tmp_path}: the newest, {newest}, has {told}. Starting anew." in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        ("data/init_args/num_workers", 0),
+        ("trainer/devices", 2),
+        ("trainer/max_epochs", 20),
+        ("model/init_args/new", 1),  # an argument that the run was not yet asked for
+        ("trainer/accumulate_grad_batches", 2),
+    ],
+)
+def test_auto_goes_on_where_no_setting_of_both_trains_something_else(tmp_path, place, value):
+    last = write(tmp_path / "version_0/checkpoints/last.ckpt", 1, **FULL)
+    assert checkpoint_to_use("auto", str(tmp_path), with_value(place, value)) == last
+
+
+def test_a_long_value_is_cut_short_in_the_difference():
+    told = first_difference({"names": [f"name {i}" for i in range(99)]}, {"names": []})
+    assert told is not None
+    assert told.endswith("..., not []")
+    assert len(told) < 90
 
 
 PLAN = {"epochs": 10, "max_steps": -1, "steps_per_epoch": 20, "batch": 8}
