@@ -36,6 +36,7 @@ from scripts.look.figures import save, style
 from scripts.look.views import draw
 from scripts.parsing import answering_mistakes, cli_arguments
 from scripts.plain_cli import PlainCLI
+from scripts.quiet import logging_from
 
 COLOURS = {"ok": "green", "warning": "yellow", "problem": "red"}
 WIDTH = 140  # characters, where there is no terminal to ask
@@ -140,17 +141,8 @@ def as_table(rows: list[Row]) -> Table:
 @contextmanager
 def quiet() -> Iterator[None]:
     """Only the table says what is to be said."""
-    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
+    with logging_from(logging.ERROR), warnings.catch_warnings(action="ignore"):
+        yield
 
 
 def main() -> None:

@@ -33,6 +33,7 @@ from scripts.evaluating.protocols import SUITES, Protocol, Row, check_hardware, 
 from scripts.evaluating.table import neighbours, results
 from scripts.evaluation_data import add_data, data_for, run_config
 from scripts.parsing import PlainParser, answering_mistakes
+from scripts.quiet import logging_from
 from scripts.reproduce import commit, hardware
 
 OF_LOADING = ("views", "masks", "batch_size", "eval_batch_size", "cache", "num_workers", "unreadable")
@@ -153,18 +154,10 @@ def described(source: Pretrained) -> dict[str, Any]:
 @contextmanager
 def quietly() -> Iterator[None]:
     """Without Lightning's accounts of hardware and of each pass: the table says it all."""
-    loggers = [logging.getLogger(name) for name in ("pytorch_lightning", "lightning_fabric")]
-    levels = [logger.level for logger in loggers]
-    for logger in loggers:
-        logger.setLevel(logging.WARNING)
-    with warnings.catch_warnings():
+    with logging_from(logging.WARNING), warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*LeafSpec.*deprecated.*")
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+        yield
 
 
 def main() -> None:

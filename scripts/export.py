@@ -26,7 +26,7 @@ from scripts.exporting.card import HUB_HEADER, card
 from scripts.exporting.check import Deviation, reference, round_trip
 from scripts.exporting.formats import FORMATS, Format, that_fit
 from scripts.exporting.provenance import provenance
-from scripts.exporting.rebuild import Unfit
+from scripts.exporting.rebuild import UnfitError
 from scripts.parsing import PlainParser, answering_mistakes
 
 
@@ -71,7 +71,7 @@ def check_fit(to: str, pretrained: Pretrained) -> None:
     """Refuses a network that the format cannot hold, and names the formats that can."""
     try:
         FORMATS[to].code(pretrained, "")
-    except Unfit as reason:
+    except UnfitError as reason:
         raise UserError(
             f"--to {to} cannot hold this {pretrained.config.name}: {reason}. Choose --to "
             f"{' or '.join(that_fit(pretrained))}."

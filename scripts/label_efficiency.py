@@ -38,6 +38,7 @@ from scripts.evaluating.label_shares import Cell, table
 from scripts.evaluating.protocols import check_seeds
 from scripts.evaluation_data import add_data, data_for
 from scripts.parsing import PlainParser, answering_mistakes
+from scripts.quiet import logging_from
 from scripts.reproduce import commit, hardware
 
 STARTS = ("scratch", "pretrained")
@@ -142,15 +143,9 @@ class Bench:
 @contextmanager
 def silence() -> Iterator[None]:
     """Keeps what Lightning and the module say of every run out of a table of many."""
-    logger = logging.getLogger("pytorch_lightning")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", module="pytorch_lightning")
-            yield
-    finally:
-        logger.setLevel(level)
+    with logging_from(logging.ERROR), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module="pytorch_lightning")
+        yield
 
 
 def protocol(given: Namespace, data: ImageDataModule) -> str:

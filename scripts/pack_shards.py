@@ -86,7 +86,7 @@ class ShardWriter:
     def add(self, sample: Sample) -> None:
         """Puts a sample into the shard, or begins another if that one is full."""
         if self._tar is None:
-            self._tar = tarfile.open(self._path, "w", format=tarfile.USTAR_FORMAT)  # noqa: SIM115
+            self._tar = tarfile.TarFile(self._path, "w", format=tarfile.USTAR_FORMAT)
         self._put(f"{sample.row:09}.{sample.extension}", sample.data)
         if sample.label >= 0:
             self._put(f"{sample.row:09}.cls", str(sample.label).encode())

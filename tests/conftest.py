@@ -1,5 +1,6 @@
 """Every test starts from the same seed, on one thread, without a trace of the environment's settings."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -30,6 +31,10 @@ def _reproducible(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.delenv(name)
     torch.set_num_threads(1)
     torch.manual_seed(0)
+    lightning = logging.getLogger("pytorch_lightning")
+    level = lightning.level
+    yield
+    assert lightning.level in (level, logging.INFO), "the next tests would not hear what a run says"
 
 
 @pytest.fixture

@@ -81,7 +81,8 @@ def _read_safetensors(path: str) -> dict[str, Any]:
 
     try:
         with safe_open(path, "pt") as file:
-            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118  (no mapping)
+            names = file.keys()
+            tensors = {name: file.get_tensor(name) for name in names}
             return tensors | {METADATA: file.metadata() or {}}
     except SafetensorError as error:
         raise UserError(f"{path} is no safetensors file, or was not written to its end: give another file.") from error

@@ -27,6 +27,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))  # run as a file, f
 from scripts.benchmark.report import write_report
 from scripts.benchmark.step_parts import FP32, PARTS, Part, Sizes, taken
 from scripts.benchmark.turns import seconds
+from scripts.quiet import logging_from
 
 TURN = 0.1  # seconds that a part runs in each of its turns, at least once
 ADDED = 256 * 1024**2  # bytes, far beyond any cache
@@ -130,7 +131,6 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--rounds", type=int, default=5, help="turns of each part")
     parser.add_argument("--out", type=Path, help="JSON file to write")
     o = parser.parse_args(arguments)
-    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)  # not what was built, nor with what
     torch.set_num_threads(1)
     torch.manual_seed(0)
     sizes = Sizes(o.batch_size, o.bank_size, o.queries, o.prototypes)
@@ -138,7 +138,8 @@ def main(arguments: list[str] | None = None) -> None:
     measure, found, floors = meter(o.device), [], {}
     print(f"{'microseconds':30} {'measured':>12} {'limit':>12}   ratio (min to max)")
     for backbone in o.backbones:
-        step = taken(backbone, sizes, o.device)
+        with logging_from(logging.WARNING):  # not what was built, nor with what
+            step = taken(backbone, sizes, o.device)
         turns = take_turns({name: PARTS[name](step) for name in o.only}, measure, o.rounds, o.device)
         for r in results(backbone, turns):
             print(f"{f'{backbone}: {r.part}':30} {r.microseconds:12.1f} {r.limit_microseconds:12.1f} "

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from methods.pretrained import Pretrained
 from scripts.exporting import hub, onnx_file
-from scripts.exporting.rebuild import Library, Lines, Unfit, lines_anywhere, lines_in, literal
+from scripts.exporting.rebuild import Library, Lines, UnfitError, lines_anywhere, lines_in, literal
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,7 @@ class Format:
     Attributes:
         suffixes: ends of the file's name, the usual one first; none for a folder.
         write: writes a backbone to a path.
-        code: the lines that load it from a path and turn `images` into `features`; raises `Unfit` where the format
+        code: the lines that load it from a path and turn `images` into `features`; raises `UnfitError` where the format
             cannot hold the network.
         needs: packages beside those of requirements.txt.
     """
@@ -86,7 +86,7 @@ def _safetensors_code(pretrained: Pretrained, path: str) -> str:
 
 def _hub_code(pretrained: Pretrained, path: str) -> str:
     if pretrained.config.small_images:
-        raise Unfit("timm cannot build a stem for small images from a configuration")
+        raise UnfitError("timm cannot build a stem for small images from a configuration")
     lines_in("timm", pretrained)
     source = literal(f"local-dir:{path}")
     return code(Lines(["import timm", "import torch"], [f"network = timm.create_model({source}, pretrained=True)"]))
@@ -124,6 +124,6 @@ def that_fit(pretrained: Pretrained) -> list[str]:
 def _fits(name: str, pretrained: Pretrained) -> bool:
     try:
         FORMATS[name].code(pretrained, "")
-    except Unfit:
+    except UnfitError:
         return False
     return True

@@ -13,7 +13,8 @@ from torch.onnx.errors import OnnxExporterError
 from datamodules.errors import UserError
 from methods.pretrained import Pretrained
 from scripts.exporting.images import USUAL_SIDE, channels, side, takes_other_sizes
-from scripts.exporting.rebuild import Unfit
+from scripts.exporting.rebuild import UnfitError
+from scripts.quiet import logging_from
 
 LARGEST = 2**31  # bytes of a protocol buffer
 
@@ -22,11 +23,11 @@ def check_size(network: nn.Module) -> None:
     """Refuses what one file cannot hold.
 
     Raises:
-        Unfit: the weights are too large.
+        UnfitError: the weights are too large.
     """
     size = sum(tensor.numel() * tensor.element_size() for tensor in network.state_dict().values())
     if size >= LARGEST:
-        raise Unfit(f"its weights take {size / 2**30:.1f} GiB, and an ONNX file holds 2")
+        raise UnfitError(f"its weights take {size / 2**30:.1f} GiB, and an ONNX file holds 2")
 
 
 def write(pretrained: Pretrained, metadata: dict[str, str], path: Path) -> None:
@@ -63,11 +64,5 @@ def write(pretrained: Pretrained, metadata: dict[str, str], path: Path) -> None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keeps what the exporter says of its own workings out of the terminal."""
-    logger = logging.getLogger("torch.onnx")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            yield
-    finally:
-        logger.setLevel(level)
+    with logging_from(logging.ERROR, "torch.onnx"), warnings.catch_warnings(action="ignore"):
+        yield

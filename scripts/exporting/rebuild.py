@@ -19,7 +19,7 @@ from methods.pretrained import Pretrained
 Library = Literal["torchvision", "timm"]
 
 
-class Unfit(Exception):  # noqa: N818  (no error: another format may do)
+class UnfitError(Exception):
     """Why a format cannot hold a network, as the end of a sentence."""
 
 
@@ -34,7 +34,7 @@ def lines_in(library: Library, pretrained: Pretrained) -> Lines:
     """How a library builds the network.
 
     Raises:
-        Unfit: it cannot.
+        UnfitError: it cannot.
     """
     config = config_in(library, pretrained)
     lines = _torchvision_lines if library == "torchvision" else _timm_lines
@@ -74,14 +74,14 @@ def config_in(library: Library, pretrained: Pretrained) -> BackboneConfig:
     """The network under a library's name for it: ResNets and others have the same layers in both.
 
     Raises:
-        Unfit: the library does not have it.
+        UnfitError: the library does not have it.
     """
     config = pretrained.config
     home = library_of(config.name)
     if pretrained.batch_norm == "none":
-        raise Unfit(f"its BatchNorm was converted to GroupNorm (batch_norm: none), which {library} does not have")
+        raise UnfitError(f"its BatchNorm was converted to GroupNorm (batch_norm: none), which {library} does not have")
     if home not in ("torchvision", "timm"):
-        raise Unfit(f"{library} does not have that network")
+        raise UnfitError(f"{library} does not have that network")
     if home == library:
         return config
     name = config.name.removeprefix("timm/").partition(".")[0]
@@ -91,7 +91,7 @@ def config_in(library: Library, pretrained: Pretrained) -> BackboneConfig:
     except UserError:
         same = False
     if not same:
-        raise Unfit(f"{library} has no network of the same layers and parameter names under that name")
+        raise UnfitError(f"{library} has no network of the same layers and parameter names under that name")
     return other
 
 

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from datamodules.shards import ShardIndex, read_place, state_of
+
 Sample = dict[str, bytes]  # extension -> content
 
 
@@ -52,3 +54,19 @@ def write_shards(folder: Path, sizes: list[int], split: str = "train", classes: 
         write_tar(folder / f"{split}-{number:06}.tar", samples)
         start += size
     return folder
+
+
+def keys(index: ShardIndex) -> list[str]:
+    """Of each sample, in the order of the shard."""
+    return [key.decode() for key in index.key]
+
+
+def labels(index: ShardIndex) -> list[Any]:
+    """Of each sample as it was written, None where it has none."""
+    return [None if i < 0 else index.values[i] for i in index.label]
+
+
+def contents(shard: Path, index: ShardIndex) -> list[bytes]:
+    """Each sample's encoded picture, read where the index says."""
+    places = zip(index.offset.tolist(), index.size.tolist(), strict=True)
+    return [read_place(shard, state_of(shard), place, "x") for place in places]

@@ -24,8 +24,8 @@ def _run(name: str, arguments: list[str], folder: str, environment: dict[str, st
     with open(log, "w") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
-    sys.stdout = open(1, "w", buffering=1, closefd=False)  # noqa: SIM115
-    sys.stderr = open(2, "w", buffering=1, closefd=False)  # noqa: SIM115
+    sys.stdout = os.fdopen(1, "w", buffering=1, closefd=False)
+    sys.stderr = os.fdopen(2, "w", buffering=1, closefd=False)
     sys.argv = [name, *arguments]
     sys.path.insert(0, str(ROOT))  # as Python does for a script
     try:

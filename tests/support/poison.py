@@ -3,12 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from pytorch_lightning import Callback, Trainer, seed_everything
 from pytorch_lightning.callbacks import ModelCheckpoint
 from torch import Tensor
 
 from callbacks import NonFiniteGuard, OnlineLinearProbe
+from datamodules.errors import UserError
 from datamodules.views import Views
 from methods.base import SSLModule
 from tests.support.methods import IMAGE_SIZE, specs_without_masks
@@ -90,3 +92,15 @@ def run(module: SSLModule, folder: Path, *callbacks: Callback, ranks: int = 1, *
     data = TinyImages(specs_without_masks(type(module)), IMAGE_SIZE, batch_size=BATCH // ranks, eval_batch_size=7)
     trainer.fit(module, datamodule=data)
     return trainer
+
+
+def stopped(module: SSLModule, folder: Path, *callbacks: Callback, **arguments: Any) -> str:
+    """The sentence with which such a run ends."""
+    with pytest.raises(UserError) as error:
+        run(module, folder, *callbacks, **arguments)
+    return str(error.value)
+
+
+def finite(state: dict[str, Any]) -> bool:
+    """Whether every number of every tensor is."""
+    return all(bool(value.isfinite().all()) for value in state.values() if torch.is_tensor(value))

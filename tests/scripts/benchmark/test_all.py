@@ -12,7 +12,7 @@ from scripts.benchmark import all as everything
 from tests.support.commands import ROOT
 
 
-class Parsed(Exception):  # noqa: N818
+class ParsedError(Exception):
     """A script has come as far as its flags."""
 
 
@@ -22,13 +22,13 @@ def test_every_measurement_has_flags_that_its_script_takes(device, tmp_path, mon
 
     def no_further(parser, arguments=None):
         parse(parser, arguments)
-        raise Parsed
+        raise ParsedError
 
     monkeypatch.setattr(argparse.ArgumentParser, "parse_args", no_further)
     monkeypatch.setattr(sys, "path", list(sys.path))
     for script, *flags in everything.commands(device, "images", tmp_path).values():
         monkeypatch.setattr(sys, "argv", [script, *flags])
-        with pytest.raises(Parsed):
+        with pytest.raises(ParsedError):
             runpy.run_path(str(ROOT / script), run_name="__main__")
 
 
