@@ -51,7 +51,7 @@ class Offender:
         for order, (name, tensor) in enumerate(tensors.items()):
             if tensor is not None and not (fine := tensor.isfinite()).all():
                 one_row_each = len(tensor) == len(index)
-                images = index[~fine.flatten(1).all(1).to(index.device)] if one_row_each else index
+                images = index[~fine.reshape(len(fine), -1).all(1).to(index.device)] if one_row_each else index
                 return order, f"{name}, of {_listed(images)}"
         if beyond[:1] == ["loss"]:
             return len(tensors), f"the loss, of {_listed(index)}"

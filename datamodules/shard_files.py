@@ -50,18 +50,29 @@ def _expanded(path: Path) -> list[Path]:
     if path.is_file():
         return [path]
     if path.is_dir():
-        files = [file for file in path.rglob("*") if file.name.endswith((".tar", *_PACKED)) and file.is_file()]
-        return sorted(f for f in files if not any(part.startswith(".") for part in f.relative_to(path).parts))
+        files = [file for file in path.rglob("*") if file.name.endswith((".tar", *_PACKED)) and not file.is_dir()]
+        shown = [f for f in files if not any(part.startswith(".") for part in f.relative_to(path).parts)]
+        return _all_there(path, sorted(shown))
     start, *ranges = re.split(r"\{(\d+)\.\.(\d+)\}", str(path))
     names = [start]
     for first, last, rest in zip(ranges[0::3], ranges[1::3], ranges[2::3], strict=True):
         numbers = [f"{number:0{len(first)}}" for number in range(int(first), int(last) + 1)]
         names = [f"{name}{number}{rest}" for name in names for number in numbers]
     found = [sorted(glob.glob(name)) for name in names]
-    missing = [name for name, files in zip(names, found, strict=True) if not files]
-    if missing and len(missing) < len(names):
+    if not any(found):
+        return []
+    return _all_there(path, [Path(file) for name, files in zip(names, found, strict=True) for file in files or [name]])
+
+
+def _all_there(path: Path, files: list[Path]) -> list[Path]:
+    """The files themselves.
+
+    Raises:
+        UserError: some of them are not there; a link may point to nothing.
+    """
+    if missing := [file for file in files if not file.exists()]:
         raise UserError(f"{len(missing)} of the shards {path} are missing, the first of them {missing[0]}.")
-    return [Path(file) for files in found for file in files]
+    return files
 
 
 def _val_name(name: Path | str) -> str | None:

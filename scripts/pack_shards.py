@@ -38,6 +38,7 @@ from datamodules.webdataset import CLASSES
 from scripts.parsing import PlainParser, answering_mistakes
 
 BLOCK = 256  # pictures that are read at a time
+UNFINISHED = ".unfinished"  # folder of shards that are being written
 EXTENSIONS = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp", "GIF": "gif", "BMP": "bmp", "TIFF": "tif"}
 EXTENSIONS |= {"PPM": "ppm"}  # by PIL's names; what is none of these is stored as PNG
 
@@ -198,14 +199,15 @@ def parsed_size(given: str) -> Limit:
 
 
 def run(data: ImageDataModule, out: Path, limit: Limit, shuffle: bool) -> None:
-    """Does what the command line asks for: writes into a hidden folder beside `out`, which then takes its name.
+    """Does what the command line asks for: writes into a hidden folder in `out`, and moves all of it up at the end.
 
     Raises:
         UserError: there is something at `out`, or it cannot be written to.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+    unfinished = out / UNFINISHED
+    made = not out.exists()
+    if not made and (not out.is_dir() or any(file != unfinished for file in out.iterdir())):
         raise UserError(f"--out {out} is there already and not empty: give a new folder, or remove it first.")
-    unfinished = out.absolute().with_name(f".{out.absolute().name}.part")
     data.prepare_data()
     train, val = taking_part(data, *data.sources())
     try:
@@ -216,11 +218,14 @@ def run(data: ImageDataModule, out: Path, limit: Limit, shuffle: bool) -> None:
         for split, source in (("train", train), ("val", val)):
             if len(source):
                 pack(data, source, split, unfinished, limit, shuffle and split == "train")
-        unfinished.replace(out)
+        for file in sorted(unfinished.iterdir()):
+            file.rename(out / file.name)
     except OSError as error:
         raise UserError(f"--out {out} cannot be written ({error.strerror or error}): give another place.") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+        if made and out.is_dir() and not any(out.iterdir()):
+            out.rmdir()
     print(f"written: {out}; train on it with --data WebDataset --data.path {shlex.quote(str(out))}")
 
 

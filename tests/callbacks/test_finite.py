@@ -9,7 +9,8 @@ import torch
 from pytorch_lightning.plugins.precision import MixedPrecision
 
 from callbacks import NonFiniteGuard
-from callbacks.offender import replay
+from callbacks.offender import Offender, replay
+from datamodules.views import Views
 from methods import DINO, MAE, MoCo, SimCLR, VICReg
 from tests.support.commands import ROOT, cli
 from tests.support.methods import small
@@ -74,6 +75,12 @@ def test_terms_that_are_logged_and_not_finite_are_named_with_the_loss(tmp_path, 
 
     monkeypatch.setattr(module, "contrast", spoilt)
     assert "(and variance of what is logged)" in stopped(module, tmp_path, max_epochs=1)
+
+
+def test_what_goes_with_the_views_may_be_a_number_an_image():
+    weights, images = torch.tensor([1.0, torch.nan, 1.0]), torch.zeros(3, 1, 2, 2)
+    views = Views([images], label=torch.zeros(3), index=torch.arange(5, 8), extras={"weight": weights})
+    assert Offender(views, {}, {}).first([]) == (1, "weight, of image 6")
 
 
 @pytest.mark.parametrize(("what", "told"), [("view", "view 2, of image"), ("gradient", "gradient of projector.0")])

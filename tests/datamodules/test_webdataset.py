@@ -184,6 +184,15 @@ def test_what_cannot_be_is_refused_with_a_sentence(shards, arguments, message):
         WebDataset(**({"path": str(shards)} | given)).setup("fit")
 
 
+@pytest.mark.parametrize("path", ["", "train-*.tar", "train-{{000000..000002}}.tar"])
+def test_a_link_that_points_to_nothing_is_a_missing_shard(shards, path):
+    shard = shards / "train-000001.tar"
+    shard.unlink()
+    shard.symlink_to(shards / "gone.tar")
+    with pytest.raises(UserError, match=f"1 of the shards .* are missing, the first of them {shard}"):
+        WebDataset(str(shards / path.format())).sources()
+
+
 def test_compressed_shards_are_refused(shards):
     (shards / "train-000003.tar.gz").write_bytes(b"x")
     with pytest.raises(UserError, match="train-000003.tar.gz is compressed: unpack it to a plain tar"):

@@ -123,15 +123,30 @@ def test_what_was_killed_is_neither_taken_for_shards_nor_in_the_way(tmp_path, mo
     def die(*_):
         raise KeyboardInterrupt
 
-    remains = tmp_path / ".s.part"
+    remains = tmp_path / "s" / pack_shards.UNFINISHED
     with monkeypatch.context() as patched:
         patched.setattr(pack_shards.shutil, "rmtree", lambda *_, **__: None)  # as if the machine had gone down
         patched.setattr(pack_shards.FaultReport, "summarize", die)
         with pytest.raises(KeyboardInterrupt):
             run(Toy(), tmp_path / "s", parsed_size("5"), shuffle=True)
-    assert len(list(remains.glob("*.tar"))) == 8 and not (tmp_path / "s").exists()
+    assert len(list(remains.glob("*.tar"))) == 8 and list((tmp_path / "s").iterdir()) == [remains]
+    with pytest.raises(pack_shards.UserError, match="There are no shards"):
+        WebDataset(str(tmp_path / "s")).sources()
     run(Toy(), tmp_path / "s", parsed_size("100"), shuffle=True)
     assert not remains.exists() and len(list((tmp_path / "s").glob("train-*.tar"))) == 1
+
+
+def test_an_empty_folder_that_is_there_is_filled_and_stays(tmp_path, monkeypatch):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to("disk")
+    inode = (tmp_path / "disk").stat().st_ino
+    run(Toy(), tmp_path / "link", parsed_size("100"), shuffle=True)
+    assert (tmp_path / "disk").stat().st_ino == inode and (tmp_path / "link").is_symlink()
+    assert len(list((tmp_path / "disk").glob("*.tar"))) == 2
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    run(Toy(), Path("."), parsed_size("100"), shuffle=True)
+    assert len(WebDataset(str(tmp_path / "here")).sources()[0]) > 0
 
 
 def test_nothing_is_left_where_the_disk_is_full(tmp_path, monkeypatch):
