@@ -188,6 +188,19 @@ def promises() -> str:
     return markdown(head, lines)
 
 
+def duplicates() -> str:
+    """How many changed copies the comparison of thumbnails finds."""
+    found = results("duplicates-cpu")["copies"]["found"]
+    return markdown(("the copy", "found"), [(change, f"{share:.0%}") for change, share in found.items()])
+
+
+def repeated() -> str:
+    """How many pictures of CIFAR-10 repeat another."""
+    found = results("duplicates-cpu")["cifar10"]
+    share = f"{found['repeated']} ({found['repeated'] / found['images']:.1%})"
+    return markdown(("training images of CIFAR-10", "repeat another"), [(f"{found['images']:,}", share)])
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "equal-budget": equal_budget,
     "fast-moco": fast_moco,
@@ -199,6 +212,8 @@ TABLES: dict[str, Callable[[], str]] = {
     "peers": peers,
     "parts": parts,
     "promises": promises,
+    "duplicates": duplicates,
+    "repeated": repeated,
 }
 
 
