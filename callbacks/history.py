@@ -139,6 +139,10 @@ class History(Logger):
         """The newest value of a metric, None if it was never logged."""
         return self.curves[name].latest[2] if name in self.curves else None
 
+    def steps_before(self, *names: str) -> int | None:
+        """Optimiser steps that were done when one of these metrics was last logged, None if none ever was."""
+        return max((self.curves[name].latest[0] + 1 for name in names if name in self.curves), default=None)
+
     @property
     def wall_seconds(self) -> float:
         """Seconds from set-up to now, summed over the parts of a resumed run."""

@@ -190,7 +190,7 @@ class RepresentationMonitor(RankState):
         if not math.isfinite(std):
             self.verdict = "broken: the features are not finite"
         elif std < COLLAPSED_STD:
-            self.verdict = f"collapsed: all images map to nearly the same point (std {std:.3f}, healthy is above 0.3)"
+            self.verdict = f"collapsed: all images map to nearly the same point (std {std:.3f})"
         elif rank < COLLAPSED_RANK:
             self.verdict = f"collapsed: the features use {rank:.1f} of {dim} directions"
         elif shrinking:

@@ -23,6 +23,7 @@ class Summary:
 
     Attributes:
         step: optimiser steps taken.
+        measured_step: optimiser steps before the validation that the accuracies are of; None without one.
         epochs: epochs begun.
         knn_top1: kNN accuracy of the representation.
         probe_top1: accuracy of the online linear probe.
@@ -43,6 +44,7 @@ class Summary:
 
     step: int
     epochs: int
+    measured_step: int | None = None
     knn_top1: float | None = None
     probe_top1: float | None = None
     untrained_top1: float | None = None
@@ -95,12 +97,13 @@ class Summary:
         return f"{ended} after {epochs}, {self.step:,} steps, {clock(self.wall_seconds)}."
 
     def _accuracies(self) -> list[tuple[str, float, str]]:
-        """(label, accuracy, what the trained network gains over it)."""
+        """(label, accuracy, what the trained network gains over it or, of its own, after how many steps it was)."""
+        early = "" if self.measured_step in (None, self.step) else f"after {self.measured_step:,} steps"
         rows = [
-            ("kNN top-1", self.knn_top1, ""),
+            ("kNN top-1", self.knn_top1, early),
             ("  untrained network", self.untrained_top1, self.gain(self.untrained_top1)),
             ("  raw pixels", self.pixels_top1, self.gain(self.pixels_top1)),
-            ("Linear probe top-1", self.probe_top1, ""),
+            ("Linear probe top-1", self.probe_top1, early),
         ]
         return [(label, value, note) for label, value, note in rows if value is not None]
 
@@ -118,6 +121,7 @@ def summarize(trainer: Trainer, history: History, stopped_by: BaseException | No
     return Summary(
         step=trainer.global_step,
         epochs=trainer.fit_loop.epoch_progress.current.ready,
+        measured_step=history.steps_before("knn/val_top1", "probe/val_top1"),
         knn_top1=knn_top1,
         probe_top1=history.latest("probe/val_top1"),
         untrained_top1=history.latest("knn/untrained_top1"),

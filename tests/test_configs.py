@@ -39,3 +39,10 @@ def test_says_what_it_is(config):
     header = "".join(line for line in config.read_text().splitlines(keepends=True) if line.startswith("#"))
     assert f"--config {config.relative_to(ROOT)}" in header
     assert "Expected" in header
+
+
+def test_a_saver_that_a_user_adds_has_names_of_its_own():
+    """Lightning's own, which a saver of ours would overwrite and remove."""
+    trainers = [yaml.safe_load(p.read_text()).get("trainer", {}) for p in (ROOT / "configs").rglob("*.yaml")]
+    ours = [c for trainer in trainers for c in trainer.get("callbacks", []) if "ModelCheckpoint" in c["class_path"]]
+    assert ours and all(saver["init_args"]["filename"] == "newest-{epoch}-{step}" for saver in ours)

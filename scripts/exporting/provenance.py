@@ -98,9 +98,7 @@ def _measured(file: Path, part: str, step: int | None) -> dict[str, Any]:
     if not file.is_file():
         return {"unmeasured": "the run has no summary.json yet"}
     summary = json.loads(file.read_text())
-    if summary.get("step") != step:
-        return {"unmeasured": f"the run was measured at its end, step {summary.get('step')}"}
+    if (measured := summary.get("measured_step")) != step:
+        return {"unmeasured": f"the run last measured it at step {measured}" if measured else "the run never did"}
     figures = {label: summary[key] for key, label in FIGURES.items() if summary.get(key) is not None}
-    if not figures:
-        return {"unmeasured": "the run measured no accuracy"}
     return {"figures": figures, "protocol": summary.get("protocol")}

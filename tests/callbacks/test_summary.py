@@ -63,6 +63,16 @@ def test_the_table_shows_what_training_added():
     assert "90.0%" in text and "+33.0 points" in text and "-3.3 points" in text and "1,234 " in text
 
 
+def test_accuracies_of_an_earlier_step_say_so():
+    early = text_of(Summary(10, 3, measured_step=8, knn_top1=0.9, probe_top1=0.8))
+    assert early.count("after 8 steps") == 2
+    assert "after 10 steps" not in text_of(Summary(10, 3, measured_step=10, knn_top1=0.9))
+    history = History()
+    assert history.steps_before("knn/val_top1") is None
+    history.log_metrics({"knn/val_top1": 0.5}, 7)
+    assert history.steps_before("knn/val_top1", "probe/val_top1") == 8
+
+
 def test_what_was_not_measured_is_not_shown():
     text = text_of(Summary(1, 1))
     assert "Finished after 1 epoch, 1 steps, 0 s." in text

@@ -202,12 +202,11 @@ def test_a_run_says_how_good_its_backbone_is(digits_checkpoint, tmp_path, monkey
     assert hashlib.sha256((run / "config.yaml").read_bytes()).hexdigest()[:12] + "..." in text
     assert 'Chen et al., "A Simple Framework' in text and "arXiv:2002.05709 |" in text
     assert "| Trained on | Digits |" in text and f"| {summary['step']} optimiser steps |" in text
-    (run / "summary.json").write_text(json.dumps(summary | {"step": summary["step"] + 1}))
-    command(monkeypatch, checkpoint, "--to", "safetensors", "--overwrite")
-    assert (
-        f"Not measured: the run was measured at its end, step {summary['step'] + 1}."
-        in (run / "convnet-backbone.safetensors.md").read_text()
-    )
+    assert summary["measured_step"] == summary["step"]
+    for measured, told in ((3, "the run last measured it at step 3"), (None, "the run never did")):
+        (run / "summary.json").write_text(json.dumps(summary | {"measured_step": measured}))
+        command(monkeypatch, checkpoint, "--to", "safetensors", "--overwrite")
+        assert f"Not measured: {told}." in (run / "convnet-backbone.safetensors.md").read_text()
 
 
 def test_what_is_not_known_of_anothers_file_is_left_out(tmp_path, monkeypatch):
