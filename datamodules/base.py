@@ -102,7 +102,7 @@ class ImageDataModule(LightningDataModule, ABC):
         self.held_out = held_out
         self.num_classes: int | None = None
         self.class_names: list[str] | None = None
-        self._splits = Splits(cache, unreadable, self.num_channels)
+        self._splits = Splits(cache, unreadable)
 
     @property
     def specs(self) -> list[ViewSpec]:
@@ -136,10 +136,10 @@ class ImageDataModule(LightningDataModule, ABC):
             check_arguments(self)
             self._augment = Augment(self.specs, self.mean, self.std, run_seed())
             train, val = self.sources()
-            self.num_classes, self.class_names = train.num_classes, train.class_names
             if self.masks and self._augment.removes_background:
                 train = MaskedSource(train, self.masks, flags_of(self))
             sources["train"], sources["val"] = taking_part(self, train, val)
+            self.num_classes, self.class_names = sources["train"].num_classes, sources["train"].class_names
         if stage in (None, "fit"):
             check_masks(self.masks, self._augment.removes_background, self)
             self._split("train")
@@ -213,7 +213,7 @@ class ImageDataModule(LightningDataModule, ABC):
         return self.trainer.precision_plugin.convert_input(views) if self.trainer else views
 
     def _split(self, name: SplitName) -> Split:
-        return self._splits.open(name, self._device)
+        return self._splits.open(name, self.num_channels, self._device)
 
     def _clean_view(self, raw: bool = False) -> CleanView:
         if raw:

@@ -8,7 +8,6 @@ import torch
 from pytorch_lightning.utilities import rank_zero_only
 from torch import Tensor
 
-from datamodules.decode import UnreadableError
 from datamodules.errors import UserError
 from datamodules.faults import Fault, FaultReport, read
 from datamodules.sources import Source
@@ -71,6 +70,7 @@ class Split:
 def open_split(
     name: SplitName,
     source: Source,
+    num_channels: int,
     choice: CacheChoice,
     device: torch.device,
     unreadable: Literal["skip", "stop"],
@@ -81,6 +81,7 @@ def open_split(
     Args:
         name: which split.
         source: its images.
+        num_channels: colour channels that they are to have, without a mask.
         choice: `auto` caches on the device if all images are of one size, at most 128 pixels a side, and take at most
             2 GiB and a quarter of the accelerator's free memory.
         device: where training happens.
@@ -88,32 +89,33 @@ def open_split(
         report: where those are told.
 
     Raises:
-        UserError: if there are no images, or none can be read, or the choice was `ram` or `device` and the images
-            differ in size.
+        UserError: if there are no images, or none can be read, or they are no [C, H, W] uint8 of so many channels, or
+            the choice was `ram` or `device` and they differ in size.
     """
     if not len(source):
         kind = "training" if name == "train" else "validation"
         raise UserError(f"There are no {kind} images: see data.path, and how training and validation are divided.")
-    shapes = _probed_shapes(source)
+    shapes = _probed_shapes(source, num_channels)
     cache = None
     if choice in ("device", "ram") or (choice == "auto" and _fits(len(source), shapes, device)):
         cache = _load(source, choice, next(iter(shapes)), unreadable, report)
-    return Split(name, source, unreadable, next(iter(shapes))[0] - source.masked, cache)
+    return Split(name, source, unreadable, num_channels, cache)
 
 
-def _probed_shapes(source: Source) -> set[torch.Size]:
+def _probed_shapes(source: Source, num_channels: int) -> set[torch.Size]:
     """The shapes [C, H, W] of a few images spread over the source.
 
     Raises:
-        UserError: if none of them can be read.
+        UserError: if none of them can be read, or one is no [C, H, W] uint8 of so many channels.
     """
     shapes: set[torch.Size] = set()
     fault = None
     for i in torch.linspace(0, len(source) - 1, min(_PROBES, len(source))).round().long().tolist():
-        try:
-            shapes.add(source.image(i).shape)
-        except UnreadableError as error:
-            fault = error
+        found = read(source, i, "skip", num_channels)
+        if isinstance(found, Fault):
+            fault = found
+        else:
+            shapes.add(found.shape)
     if not shapes:
         assert fault is not None, "the source is empty"
         tried = min(_PROBES, len(source))

@@ -1,8 +1,14 @@
-"""What the arguments of a data module are checked for before its images are looked at."""
+"""What a data module is checked for: its arguments before its images are looked at, and what its sources give."""
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
 
 from datamodules.errors import UserError
+
+if TYPE_CHECKING:  # sources themselves check labels
+    from datamodules.sources import Source
 
 
 def check_arguments(data: Any) -> None:
@@ -27,3 +33,91 @@ def check_arguments(data: Any) -> None:
                 f"data.{name} is {getattr(data, name)}, but the images have {data.num_channels} channel(s): give one "
                 "number for each."
             )
+
+
+def check_labels(labels: Any, title: str) -> None:
+    """Refuses labels that are not one class number an image.
+
+    Args:
+        labels: what should be [N] int64.
+        title: what to call them.
+
+    Raises:
+        UserError: they are of another kind.
+    """
+    if not isinstance(labels, Tensor) or labels.ndim != 1 or labels.dtype != torch.int64:
+        raise UserError(
+            f"The {title} are {_kind(labels)}; allowed is a tensor [N] of int64, one class an image, -1 where unknown: "
+            "convert other whole numbers with .long(), and give -1 to images of several classes."
+        )
+
+
+def check_sources(train: "Source", val: "Source") -> None:
+    """Refuses labels that are not one class an image, and validation that has other classes than training.
+
+    Args:
+        train: all training images.
+        val: all validation images.
+
+    Raises:
+        UserError: labels are of another kind, below -1 or not below the number of classes, or class names differ.
+    """
+    check_labels(train.labels, "training labels")
+    check_labels(val.labels, "validation labels")
+    if train.num_classes is not None and val.class_names not in (None, train.class_names):
+        raise UserError(
+            f"The classes of training are {_listed(train)}, those of validation {_listed(val)}: both sources must have "
+            "the same class_names, those of training."
+        )
+    _check_range(train.labels, train.num_classes, "training labels")
+    _check_range(val.labels, train.num_classes, "validation labels")
+
+
+def check_image(image: Any, name: str, channels: int | None = None, masked: bool = False) -> None:
+    """Refuses what is no image of whole intensities, as a cast would make black of intensities in [0, 1].
+
+    Args:
+        image: what should be [C, H, W] uint8.
+        name: what to call it.
+        channels: how many it should have, without a mask; None for any number.
+        masked: whether its last channel is a mask.
+
+    Raises:
+        UserError: it is of another kind, or has other channels.
+    """
+    if not isinstance(image, Tensor) or image.ndim != 3 or image.dtype != torch.uint8:
+        raise UserError(
+            f"{name} is {_kind(image)}; allowed is a tensor [C, H, W] of uint8, 0 to 255: convert it in the source, "
+            "intensities in [0, 1] with .mul(255).round().to(torch.uint8)."
+        )
+    found = len(image) - masked
+    if channels is not None and found != channels:
+        raise UserError(
+            f"{name} has {found} channel(s), it is {list(image[:found].shape)}, but num_channels of the data module is "
+            f"{channels}: set num_channels, default_mean and default_std in its class to what the images have."
+        )
+
+
+def _check_range(labels: Tensor, num_classes: int | None, title: str) -> None:
+    if not len(labels):
+        return
+    lowest, highest = int(labels.min()), int(labels.max())
+    if lowest < -1 or (num_classes is not None and highest >= num_classes):
+        known = "" if num_classes is None else f", and 0 to {num_classes - 1} for the {num_classes} classes of training"
+        raise UserError(
+            f"The {title} go from {lowest} to {highest}; allowed is -1 where unknown{known}: number the classes of "
+            "training and validation alike, name all of them in class_names, or give -1 to images of no class."
+        )
+
+
+def _listed(source: "Source") -> str:
+    """The classes in a few words."""
+    names = source.class_names
+    return f"{source.num_classes} numbers" if names is None else ", ".join(names[:5]) + ", ..." * (len(names) > 5)
+
+
+def _kind(value: Any) -> str:
+    """Type and sizes in a few words."""
+    if not isinstance(value, Tensor):
+        return f"of type {type(value).__name__}"
+    return f"a tensor {list(value.shape)} of {str(value.dtype).removeprefix('torch.')}"

@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 
 from torch import Tensor
 
+from datamodules.checks import check_image
 from datamodules.decode import UnreadableError
 from datamodules.errors import UserError
 from datamodules.sources import Source
@@ -23,14 +24,23 @@ class Fault(NamedTuple):
     reason: str
 
 
-def read(source: Source, i: int, unreadable: Literal["skip", "stop"]) -> Tensor | Fault:
+def read(
+    source: Source, i: int, unreadable: Literal["skip", "stop"], num_channels: int | None = None
+) -> Tensor | Fault:
     """Image `i` [C, H, W] uint8 or, with `unreadable="skip"`, what is wrong with it.
 
+    Args:
+        source: the images.
+        i: which one.
+        unreadable: what to do if it cannot be read.
+        num_channels: colour channels that it is to have, without a mask; None for any number.
+
     Raises:
-        UserError: with `unreadable="stop"`, if it cannot be read.
+        UserError: with `unreadable="stop"`, if it cannot be read; always if it is no [C, H, W] uint8 of so many
+            channels.
     """
     try:
-        return source.image(i)
+        image = source.image(i)
     except UnreadableError as error:
         if unreadable == "stop":
             raise UserError(
@@ -38,17 +48,23 @@ def read(source: Source, i: int, unreadable: Literal["skip", "stop"]) -> Tensor 
                 "or set data.unreadable to skip to go on without such pictures."
             ) from None
         return Fault(error.name, error.reason)
+    check_image(image, source.name(i), num_channels, source.masked)
+    return image
 
 
-def read_next(source: Source, i: int, unreadable: Literal["skip", "stop"]) -> tuple[int, Tensor, list[Fault]]:
+def read_next(
+    source: Source, i: int, unreadable: Literal["skip", "stop"], num_channels: int | None = None
+) -> tuple[int, Tensor, list[Fault]]:
     """The first readable image from `i` on (after the last comes the first), its number, and the faults on the way.
 
+    Arguments are those of `read`.
+
     Raises:
-        UserError: with `unreadable="stop"` at the first fault, otherwise if too many follow one another.
+        UserError: with `unreadable="stop"` at the first fault, otherwise if too many follow one another; and as `read`.
     """
     faults: list[Fault] = []
     while len(faults) < min(_PATIENCE, len(source)):
-        found = read(source, i, unreadable)
+        found = read(source, i, unreadable, num_channels)
         if not isinstance(found, Fault):
             return i, found, faults
         faults.append(found)

@@ -10,7 +10,7 @@ from torch import Tensor
 from datamodules.base import ImageDataModule
 from datamodules.decode import decode, read_bytes
 from datamodules.errors import UserError
-from datamodules.sources import Source, encode_labels, find
+from datamodules.sources import Source, encode_labels, find, renumbered
 
 if TYPE_CHECKING:  # takes a second to import
     import datasets
@@ -59,15 +59,16 @@ class HFImages(ImageDataModule):
 
     def sources(self) -> tuple[Source, Source]:
         """The two splits."""
-        return self._open(self.train_split), self._open(self.val_split or self._find_val_split())
+        train = self._open(self.train_split)
+        return train, self._open(self.val_split or self._find_val_split(), train.class_names)
 
-    def _open(self, split: str) -> "HFSource":
+    def _open(self, split: str, class_names: list[str] | None = None) -> "HFSource":
         files = parquet_files(self.path)
         if files and split.partition("[")[0] not in files:
             known = ", ".join(files)
             raise UserError(f"{self.path} has no split {split}, only {known}: see data.train_split and data.val_split.")
         table = _load("parquet", None, split, files) if files else _load(self.path, self.name, split)
-        return HFSource(table, f"{self.path} {split}", self.image_column, self.label_column)
+        return HFSource(table, f"{self.path} {split}", self.image_column, self.label_column, class_names)
 
     def _find_val_split(self) -> str:
         import datasets
@@ -90,7 +91,12 @@ class HFSource(Source):
     """One split as the `datasets` library sees it."""
 
     def __init__(
-        self, table: "datasets.Dataset", title: str, image_column: str | None = None, label_column: str | None = None
+        self,
+        table: "datasets.Dataset",
+        title: str,
+        image_column: str | None = None,
+        label_column: str | None = None,
+        class_names: list[str] | None = None,
     ) -> None:
         """Finds the columns and reads the labels.
 
@@ -99,6 +105,10 @@ class HFSource(Source):
             title: what to call it in messages.
             image_column: column with the pictures; None for the only one there is.
             label_column: column with the labels; None for `label` or else the only one of classes.
+            class_names: the classes to number the labels by; None for those found.
+
+        Raises:
+            UserError: a column is not there or holds no pictures, or a label is none of the classes.
         """
         import datasets
 
@@ -121,7 +131,9 @@ class HFSource(Source):
                 "with data.image_column."
             ) from None
         self._column = image_column
-        self.labels, self.class_names = _labels(table, label_column)
+        labels, names = _labels(table, label_column)
+        self.labels = renumbered(labels, names, class_names, title)
+        self.class_names = names and (class_names or names)
 
     def image(self, i: int) -> Tensor:
         """Picture `i`: [3, H, W] uint8."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from datamodules.base import ImageDataModule
 from datamodules.decode import decode, read_bytes
 from datamodules.errors import UserError
-from datamodules.sources import Source, Subset, encode_labels, find, hold_out
+from datamodules.sources import Source, Subset, encode_labels, find, hold_out, renumbered
 
 _SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".pgm"}
 _VAL_FOLDERS = ("val", "validation", "test")
@@ -131,13 +131,5 @@ def _numbered(labels: list[str | None], class_names: list[str] | None, root: Pat
     """Class numbers [N] int64 and class names."""
     if all(label is None for label in labels):
         return torch.full((len(labels),), -1), None
-    if class_names is None:
-        return encode_labels(labels)
-    unknown = sorted({label for label in labels if label is not None} - set(class_names))
-    if unknown:
-        raise UserError(
-            f"{root} has classes that the training pictures lack: {', '.join(unknown[:5])}. "
-            "Training and validation must name their classes alike."
-        )
-    number = {name: i for i, name in enumerate(class_names)}
-    return torch.tensor([-1 if label is None else number[label] for label in labels]), class_names
+    numbers, names = encode_labels(labels)
+    return renumbered(numbers, names, class_names, str(root)), class_names or names

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from datamodules.checks import check_sources
 from datamodules.errors import UserError
 from datamodules.randomness import uniform
 from datamodules.sources import Source, Subset, hold_out, subset_rows
@@ -58,7 +59,11 @@ def taking_part(data: Any, train: Source, val: Source) -> tuple[Subset, Subset]:
 
     Returns:
         The training images, and the validation images (with `held_out`, those are training images too).
+
+    Raises:
+        UserError: the labels of a source, or an argument, are not what they should be.
     """
+    check_sources(train, val)
     rows = subset_rows(len(train), data.max_train_images)
     if data.label_fraction is not None:
         rows = rows[draw_labelled(train.labels[torch.from_numpy(rows)], data.label_fraction, data.label_seed)]

@@ -92,7 +92,7 @@ class TrainBatches(Dataset):
 
     def _decoded(self, epoch: int, rows: Tensor) -> RawBatch:
         source = self.split.source
-        found = [read_next(source, row, self.split.unreadable) for row in rows.tolist()]
+        found = [read_next(source, row, self.split.unreadable, self.split.num_channels) for row in rows.tolist()]
         index = torch.tensor([i for i, _, _ in found])
         crops = zip(*(self.augment.crop(image, epoch, i) for i, image, _ in found), strict=True)
         images = [torch.stack(view) for view in crops]
@@ -123,7 +123,7 @@ class CleanBatches(Dataset):
         for b, row in enumerate(rows.tolist()):
             if row < 0:
                 continue
-            found = read(self.split.source, row, self.split.unreadable)
+            found = read(self.split.source, row, self.split.unreadable, self.split.num_channels)
             if isinstance(found, Fault):
                 faults.append(found)
                 index[b] = -1

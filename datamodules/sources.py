@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from datamodules.checks import check_labels
 from datamodules.errors import UserError
 from datamodules.randomness import permutation
 from datamodules.sampling import WindowedOrder
@@ -67,7 +68,12 @@ class ArraySource(Source):
             labels: [N] int64, -1 where unknown.
             class_names: name of each class, None if there are none.
             name: what the whole set is called.
+
+        Raises:
+            UserError: images and labels differ in number.
         """
+        if len(images) != len(labels):
+            raise UserError(f"{name} has {len(images)} images and {len(labels)} labels: give one label an image.")
         self.images = images
         self.labels = labels
         self.class_names = class_names
@@ -140,9 +146,13 @@ def hold_out(labels: Tensor, fraction: float, seed: int = 0) -> tuple[np.ndarray
 
     Returns:
         Rows for training and rows for validation, [n] int64 each, ascending.
+
+    Raises:
+        UserError: the fraction is none, or the labels are not one class an image.
     """
     if not 0 < fraction < 1:
         raise UserError(f"val_fraction is {fraction}; it must lie between 0 and 1, for example 0.1.")
+    check_labels(labels, "labels to divide")
     order = permutation(seed, 0, len(labels))
     of_row = labels.numpy()[order]
     held = [rows[: min(round(len(rows) * fraction), len(rows) - 1)] for rows in _grouped(order, of_row)]
@@ -171,6 +181,34 @@ def encode_labels(values: Sequence[str | int | None]) -> tuple[Tensor, list[str]
     names = sorted({str(value) for value in values if value is not None})
     number = {name: i for i, name in enumerate(names)}
     return torch.tensor([-1 if value is None else number[str(value)] for value in values], dtype=torch.int64), names
+
+
+def renumbered(labels: Tensor, names: list[str] | None, class_names: list[str] | None, title: str) -> Tensor:
+    """Labels of validation by the classes of training, which may have more of them, or another order.
+
+    Args:
+        labels: [N] int64, -1 where unknown.
+        names: what the labels are numbers of; None if they have no names.
+        class_names: the classes to number them by; None to leave them as they are.
+        title: what to call the images.
+
+    Returns:
+        [N] int64.
+
+    Raises:
+        UserError: a label is none of the classes.
+    """
+    if names is None or class_names is None or names == class_names:
+        return labels
+    number = {name: i for i, name in enumerate(class_names)}
+    unknown = [names[i] for i in labels.unique().tolist() if i >= 0 and names[i] not in number]
+    if unknown:
+        raise UserError(
+            f"{title} has classes that the training pictures lack: {', '.join(unknown[:5])}. "
+            "Training and validation must name their classes alike."
+        )
+    table = torch.tensor([*(number.get(name, -1) for name in names), -1])
+    return table[labels]  # -1 is the last of the table
 
 
 def data_root() -> Path | None:

@@ -18,28 +18,25 @@ class Splits:
         sources: the images of each side; empty until they are found.
     """
 
-    def __init__(self, cache: CacheChoice, unreadable: Literal["skip", "stop"], num_channels: int) -> None:
+    def __init__(self, cache: CacheChoice, unreadable: Literal["skip", "stop"]) -> None:
         """Begins without images.
 
         Args:
             cache: where decoded images rest.
             unreadable: what to do with pictures that cannot be read.
-            num_channels: colour channels that the images are to have.
         """
         self.sources: dict[SplitName, Source] = {}
         self._cache: CacheChoice = cache
         self._unreadable: Literal["skip", "stop"] = unreadable
-        self._num_channels = num_channels
         self._opened: dict[SplitName, Split] = {}
         self._faults = FaultReport()
 
-    def open(self, name: SplitName, device: torch.device) -> Split:
-        """A side; training happens on `device`."""
+    def open(self, name: SplitName, num_channels: int, device: torch.device) -> Split:
+        """A side, whose images are to have `num_channels`; training happens on `device`."""
         if name not in self._opened:
-            source = self.sources[name]
-            split = open_split(name, source, self._cache, device, self._unreadable, self._faults)
-            assert split.num_channels == self._num_channels, f"num_channels should be {split.num_channels}"
-            self._opened[name] = split
+            self._opened[name] = open_split(
+                name, self.sources[name], num_channels, self._cache, device, self._unreadable, self._faults
+            )
         return self._opened[name]
 
     def admit(self, batch: RawBatch | Refusal) -> RawBatch:

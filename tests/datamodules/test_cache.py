@@ -20,7 +20,7 @@ class Mixed(BadSource):
 
 
 def opened(source, choice):
-    return open_split("train", source, choice, CPU, "skip", FaultReport())
+    return open_split("train", source, 3, choice, CPU, "skip", FaultReport())
 
 
 def test_auto_caches_small_images_of_one_size():

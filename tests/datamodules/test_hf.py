@@ -80,6 +80,15 @@ def test_columns_of_other_names(tmp_path):
     assert data.sources()[0].labels.tolist() == [2, 0, 2, 1]
 
 
+def test_validation_has_the_classes_of_training(tmp_path):
+    write(tmp_path / "x" / "train.parquet", 4, kind=["fox", "ant", "fox", "bee"])
+    write(tmp_path / "x" / "validation.parquet", 4, start=4, kind=["fox", "bee", "bee", "fox"])
+    data = HFImages(str(tmp_path / "x"), label_column="kind", **SMALL)
+    _, val = data.sources()
+    assert val.labels.tolist() == [2, 1, 1, 2] and val.class_names == ["ant", "bee", "fox"]
+    assert len(epoch(data)) == 1 and data.class_names == val.class_names
+
+
 def test_no_labels_at_all(tmp_path):
     write(tmp_path / "x" / "train.parquet", 8)
     data = HFImages(str(tmp_path / "x"), val_split="train", **SMALL)
@@ -117,6 +126,13 @@ def test_what_cannot_be_is_refused_with_a_sentence(folder, arguments, message):
     given: Any = {k: v.format(folder=folder) for k, v in arguments.items()}
     with pytest.raises(UserError, match=message):
         HFImages(**({"path": str(folder)} | given)).setup("fit")
+
+
+def test_validation_of_a_class_that_training_lacks(tmp_path):
+    write(tmp_path / "x" / "train.parquet", 4, kind=["fox", "ant", "fox", "ant"])
+    write(tmp_path / "x" / "validation.parquet", 2, start=4, kind=["fox", "bee"])
+    with pytest.raises(UserError, match="x validation has classes that the training pictures lack: bee. Training and"):
+        HFImages(str(tmp_path / "x"), label_column="kind").sources()
 
 
 def test_a_hub_that_cannot_be_reached(monkeypatch):

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from datamodules.errors import UserError
-from datamodules.sources import Subset, encode_labels, find, hold_out, subset_rows
+from datamodules.sources import Subset, encode_labels, find, hold_out, renumbered, subset_rows
 from tests.datamodules.toys import BadSource, pixels
 
 
@@ -41,11 +41,25 @@ def test_a_hold_out_of_all_or_nothing(fraction):
         hold_out(torch.zeros(5), fraction)
 
 
+def test_a_hold_out_needs_one_class_an_image():
+    with pytest.raises(UserError, match=r"The labels to divide are a tensor \[5, 2\] of int64; allowed is"):
+        hold_out(torch.zeros(5, 2, dtype=torch.int64), 0.2)
+
+
 def test_labels_of_all_kinds():
     labels, names = encode_labels(["dog", None, "cat", "dog"])
     assert labels.tolist() == [1, -1, 0, 1] and names == ["cat", "dog"]
     labels, names = encode_labels([3, None, 0])
     assert labels.tolist() == [3, -1, 0] and names is None
+
+
+def test_validation_is_numbered_by_the_classes_of_training():
+    labels = torch.tensor([1, -1, 0])
+    assert renumbered(labels, ["cat", "dog"], ["ant", "cat", "dog"], "v").tolist() == [2, -1, 1]
+    assert renumbered(labels, ["dog", "cat", "fox"], ["cat", "dog"], "v").tolist() == [0, -1, 1]  # no image of a fox
+    assert renumbered(labels, None, ["cat", "dog"], "v") is labels
+    with pytest.raises(UserError, match="^v has classes that the training pictures lack: dog. "):
+        renumbered(labels, ["cat", "dog"], ["cat"], "v")
 
 
 def test_number_of_classes():

@@ -1,6 +1,8 @@
 """Faults in the images."""
 
-from tests.faults.fault import FIT, TINY, Fault
+from pathlib import Path
+
+from tests.faults.fault import FIT, TINY, Fault, Prepare
 from tests.faults.prepare import directory, file, picture, pictures, shortened, table
 
 SMALL = "--data.image_size 16 --data.batch_size 4 --data.num_workers 0"
@@ -20,6 +22,22 @@ ODD = {
     6: picture(6, mode="1", kind="BMP"),
     7: picture(7, kind="GIF", mode="P"),
 }
+
+
+def named(split: str, labels: str) -> Prepare:
+    """A split in a Parquet file, a picture for each letter of `labels`, which is its label."""
+
+    def write(folder: Path, _: Path) -> None:
+        import pyarrow
+        from pyarrow import parquet
+
+        (folder / "pictures").mkdir(exist_ok=True)
+        images = [{"bytes": picture(i), "path": f"{i}.png"} for i in range(len(labels))]
+        rows = pyarrow.table({"image": images, "label": list(labels)})
+        parquet.write_table(rows, folder / f"pictures/{split}-0.parquet")
+
+    return write
+
 
 UNLABELLED = tuple(file(f"pictures/{i}.png", picture(i)) for i in EVERY)
 
@@ -146,6 +164,13 @@ TABLES = [
         "does not have kind; its columns are",
         on=PARQUET,
         prepare=(table(),),
+    ),
+    Fault(
+        "validation classes that training lacks",
+        "--data.val_split null --data.image_column image",
+        "has classes that the training pictures lack: c.",
+        on=PARQUET,
+        prepare=(named("train", "ababab"), named("validation", "bcbc")),
     ),
     Fault("labels for pictures", "--data.image_column label", "holds Value", on=PARQUET, prepare=(table(),)),
     Fault("CIFAR-10 where it is not", "--data.path nowhere", "CIFAR10 is not in nowhere", on=CIFAR),
