@@ -13,25 +13,27 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import yaml
 from jsonargparse import Namespace
 from lightning_fabric.plugins.environments import ClusterEnvironment
 from pytorch_lightning import Callback, LightningModule, Trainer
 from pytorch_lightning.callbacks import ModelCheckpoint, ProgressBar
-from pytorch_lightning.cli import LightningCLI, SaveConfigCallback
+from pytorch_lightning.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from pytorch_lightning.loggers import CSVLogger, TensorBoardLogger
 from pytorch_lightning.plugins.io import CheckpointIO
-from pytorch_lightning.utilities import rank_zero_only
 
 from callbacks.checkpoint_io import AtomicCheckpointIO
+from callbacks.features import FeatureWriter
 from callbacks.owed import OwedBest, OwedCheckpoint, OwedValidation
 from callbacks.plan import RunPlan
 from callbacks.preemption import leave_requeueing_to_the_job, listen
 from datamodules.errors import UserError
+from datamodules.randomness import run_seed
 from methods.layouts.files import read_file
 from scripts.parsing import SUBCOMMANDS, answering_mistakes, cli_arguments
 from scripts.plain_cli import PlainCLI
 from scripts.resuming import check_kept, checkpoint_to_use, is_finished
+from scripts.run_folders import claim_version, folder_of_runs, is_address
+from scripts.same_settings import ENTRY, plain_data, what_is_trained
 
 NETWORK_FLAGS = {"model.backbone.name", "model.backbone.in_channels", "model.backbone.small_images"}
 """No checkpoint of another value fits."""
@@ -56,9 +58,13 @@ class ParallaxCLI(PlainCLI):
         """
         subcommand = self.config.subcommand
         given = self.config[subcommand]
-        flags = yaml.safe_load(self._parser(subcommand).dump(given, skip_unset=False))  # as config.yaml is
-        given.ckpt_path = path = checkpoint_to_use(given.ckpt_path, given.trainer.default_root_dir, flags)
-        if path is None or not Path(path).is_file():
+        root = folder_of_runs(given.trainer.default_root_dir)
+        flags = as_plain_data(self._parser(subcommand), given)
+        if flags["seed_everything"] is True:  # any: what Lightning takes is in the run's configuration
+            flags["seed_everything"] = run_seed()
+        path = checkpoint_to_use(given.ckpt_path, root, flags, may_start_anew=subcommand == "fit")
+        given.ckpt_path = path
+        if path is None or is_address(path):
             return
         fixed = NETWORK_FLAGS | (OPTIMISER_FLAGS if subcommand == "fit" else set())
         there = self._trained_with()
@@ -75,6 +81,19 @@ class ParallaxCLI(PlainCLI):
         callbacks[:0] = [RunPlan(self.config.fit.extend), OwedValidation(), OwedCheckpoint(), OwedBest()]
         # last.ckpt is to hold what other checkpoints of the same moment are: which is the best so far.
         callbacks.sort(key=lambda callback: bool(getattr(callback, "save_last", False)))
+
+    def before_predict(self) -> None:
+        """Adds what writes the features, into the folder of the checkpoint's run.
+
+        Raises:
+            UserError: there is no checkpoint, so the features would be those of random weights.
+        """
+        if not self._ckpt_path:
+            raise UserError("predict writes what a trained network makes of the images: give it by --ckpt_path.")
+        self.config_init["predict"]["return_predictions"] = False  # they would fill the memory of the device
+        folder = Path() if is_address(self._ckpt_path) else Path(self._ckpt_path).parent
+        run = folder.parent if folder.name == "checkpoints" else folder
+        self.trainer.callbacks.append(FeatureWriter(run / "features.pt"))  # pyright: ignore[reportAttributeAccessIssue]
 
     def _run_subcommand(self, subcommand: str) -> None:
         """Runs it; says in a sentence where a checkpoint's network is another than that of the flags.
@@ -110,8 +129,8 @@ class ParallaxCLI(PlainCLI):
 
     def _trained_with(self) -> dict[str, Any]:
         """The method and its arguments that were others when the checkpoint was written: flag -> value there."""
-        if not Path(self._ckpt_path).is_file():
-            return {}  # an address
+        if not self._ckpt_path or is_address(self._ckpt_path):
+            return {}
         saved = read_file(self._ckpt_path).get("hyper_parameters") or {}
         model: Namespace = self.config[self.config.subcommand].model
         here = {"model": model.class_path} | {f"model.{name}": value for name, value in model.init_args.items()}
@@ -125,7 +144,7 @@ class ParallaxCLI(PlainCLI):
         if config.logger is None and self.subcommand != "fit":
             kwargs["logger"] = False
         elif config.logger is None and not config.fast_dev_run:
-            root = Path(config.default_root_dir or "runs")
+            root = folder_of_runs(config.default_root_dir)
             version = claim_version(root)
             kwargs["logger"] = [
                 CSVLogger(root, name="", version=version),
@@ -158,38 +177,31 @@ def _as_trained(changed: dict[str, Any], path: str) -> str:
     """The end of a sentence: what a checkpoint was trained with, and the file that has all of it."""
     told = ", ".join(f"--{flag} {value}" for flag, value in list(changed.items())[:LISTED])
     config = Path(path).resolve().parent.parent / "config.yaml"
-    shown = os.path.relpath(config) if config.is_file() else "RUN/config.yaml"
+    shown = os.path.relpath(config) if config.is_file() and not is_address(path) else "RUN/config.yaml"
     return f"{f'it was trained with {told}; ' if told else ''}start from --config {shown}."
 
 
-def claim_version(root: Path) -> str:
-    """Makes the folder version_n of a new run, n above all that are there; of several runs at once each gets its own.
-
-    Only rank 0 makes one: the others write nothing.
-    """
-    while True:
-        taken = [int(m[1]) for p in root.glob("version_*") if (m := re.fullmatch(r"version_(\d+)", p.name))]
-        folder = root / f"version_{max(taken, default=-1) + 1}"
-        if rank_zero_only.rank != 0:
-            return folder.name
-        try:
-            folder.mkdir(parents=True)
-        except FileExistsError:
-            continue
-        except OSError as error:
-            raise UserError(
-                f"--trainer.default_root_dir {root}: no folder for this run can be made there ({error.strerror})."
-            ) from error
-        return folder.name
-
-
 class SaveConfigOfFit(SaveConfigCallback):
-    """Writes config.yaml into the folder of a run; what only looks at one has no folder."""
+    """Writes config.yaml into the folder of a run, and what it trains into its checkpoints, which may lie elsewhere.
+
+    What only looks at a run has no folder.
+    """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """At the start of a fit."""
+        """At the start of a fit; where a logger's folder is the working folder, its config.yaml is the user's."""
         if stage == "fit":
+            self.save_to_log_dir = Path(trainer.log_dir or "").resolve() != Path.cwd()
             super().setup(trainer, pl_module, stage)
+            self._settings = what_is_trained(as_plain_data(self.parser, self.config))
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Adds it outside the callbacks' states, so that it can be read without this class."""
+        checkpoint[ENTRY] = self._settings
+
+
+def as_plain_data(parser: LightningArgumentParser, config: Namespace) -> dict[str, Any]:
+    """A configuration as its config.yaml holds it."""
+    return plain_data(parser.dump(config, skip_unset=False))
 
 
 def quieten() -> None:
@@ -198,6 +210,7 @@ def quieten() -> None:
         lambda record: not any(product in record.getMessage() for product in ("litlogger", "litmodels"))
     )
     warnings.filterwarnings("ignore", message=".*LeafSpec.*deprecated.*")
+    warnings.filterwarnings("ignore", message="The dirpath has changed.*")  # every run has a folder of its own
     warnings.filterwarnings("ignore", message=".*number of training batches.*smaller than the logging interval.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
 

@@ -3,12 +3,14 @@
 import os
 import zipfile
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import torch
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
+from callbacks.disk import disk_error, whole
 from datamodules.errors import UserError
 
 
@@ -34,20 +36,18 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         place = Path(path)
-        part = place.with_name(f".{place.name}.part")
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
-            with part.open("wb") as file:
+            with whole(place) as part, part.open("wb") as file:
                 torch.save(checkpoint, file)
                 file.flush()
                 os.fsync(file.fileno())
-            part.replace(place)
-        except (OSError, RuntimeError) as error:  # torch's own writer says RuntimeError where a disk is full
-            if not isinstance(error, OSError) and "file write failed" not in str(error).lower():
+        except (OSError, RuntimeError) as error:
+            said = disk_error(error)
+            if said is None:
                 raise
-            part.unlink(missing_ok=True)
             raise UserError(
-                f"The checkpoint {place} could not be written ({error}). The one before it is untouched: make room, or "
+                f"The checkpoint {place} could not be written ({said}). The one before it is untouched: make room, or "
                 "set --trainer.default_root_dir to another disk, and resume with --ckpt_path."
             ) from error
 
@@ -73,7 +73,16 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 def is_complete(path: Path) -> bool:
     """Whether a checkpoint was written to its end: torch's files close with a table of their contents."""
-    return path.is_file() and zipfile.is_zipfile(path)
+    return zipfile.is_zipfile(path)
+
+
+def newest_first(files: Iterable[Path]) -> list[Path]:
+    """In the order of their writing, without those that are gone: another run may replace its own meanwhile."""
+    written: dict[Path, float] = {}
+    for path in files:
+        with suppress(OSError):
+            written[path] = path.stat().st_mtime
+    return sorted(written, key=written.__getitem__, reverse=True)
 
 
 def newest_complete(files: Iterable[Path]) -> tuple[Path | None, list[Path]]:
@@ -86,7 +95,7 @@ def newest_complete(files: Iterable[Path]) -> tuple[Path | None, list[Path]]:
         The file, None where there is none; and the newer ones, which are cut short.
     """
     cut_short: list[Path] = []
-    for path in sorted(files, key=lambda path: path.stat().st_mtime, reverse=True):
+    for path in newest_first(files):
         if is_complete(path):
             return path, cut_short
         cut_short.append(path)

@@ -1,15 +1,15 @@
 """How long a run is planned to be: kept in its checkpoints, since its schedules follow from it."""
 
 import math
-from dataclasses import asdict, dataclass, replace
+import os
+from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
 from pytorch_lightning import Callback, LightningModule, Trainer
-from pytorch_lightning.callbacks import ModelCheckpoint
-from pytorch_lightning.utilities import rank_zero_info
+from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 from torch.optim.lr_scheduler import LambdaLR
 
+from callbacks.start_checks import check_ranks, check_validation, check_windows
 from datamodules.errors import UserError
 
 NO_LIMIT = -1  # Lightning's word for it
@@ -26,6 +26,8 @@ class Plan:
         batch: images per optimiser step, over all ranks and accumulated batches; None where it is not known.
         global_batch_size: images that the loaders of all ranks give at a time, by which a run's place in its epoch is
             counted; None where it is not known, as from older checkpoints.
+        num_train_images: images in the training set; None as above.
+        seed: the run's; of it and the number of images follows the order within an epoch. None as above.
     """
 
     epochs: int
@@ -33,11 +35,14 @@ class Plan:
     steps_per_epoch: float
     batch: int | None
     global_batch_size: int | None = None
+    num_train_images: int | None = None
+    seed: int | None = None
 
     @classmethod
     def of(cls, trainer: Trainer) -> "Plan":
         """The plan of a run whose data is set up."""
-        batch = getattr(getattr(trainer, "datamodule", None), "batch_size", None)
+        data = getattr(trainer, "datamodule", None)
+        batch = getattr(data, "batch_size", None)
         global_batch_size = None if batch is None else batch * trainer.world_size
         batches, window = trainer.num_training_batches, trainer.accumulate_grad_batches
         return cls(
@@ -46,6 +51,8 @@ class Plan:
             steps_per_epoch=math.ceil(batches / window) if math.isfinite(batches) else batches,
             batch=None if global_batch_size is None else global_batch_size * window,
             global_batch_size=global_batch_size,
+            num_train_images=getattr(data, "num_train_images", None),
+            seed=int(os.environ.get("PL_GLOBAL_SEED", 0)),  # where Lightning keeps it
         )
 
     @property
@@ -65,6 +72,11 @@ class Plan:
         """What an epoch is made of, in words."""
         at_a_time = "" if self.global_batch_size in (None, self.batch) else f", {self.global_batch_size} at a time"
         return f"{self.steps_per_epoch:g} steps of {self.batch} images{at_a_time}"
+
+    @property
+    def order(self) -> str:
+        """What the order of the images follows from, in words."""
+        return f"{self.num_train_images:,} images in the order of seed {self.seed}"
 
     @property
     def flags(self) -> str:
@@ -124,84 +136,48 @@ class RunPlan(Callback):
 
         Raises:
             UserError: they differ in a way that was not asked for, or in one that no flag allows; ranks differ in where
-                they begin; or checkpoints would be written amid the batches of a step.
+                they begin; there are several validation sets; or checkpoints would be written amid the batches of a
+                step.
         """
-        _check_ranks(trainer)  # first: any other exchange between ranks may hang, or mix up what they send
+        check_ranks(trainer)  # first: any other exchange between ranks may hang, or mix up what they send
+        check_validation(trainer)
         self.plan, before, self._before = Plan.of(trainer), self._before, None
         if trainer.fast_dev_run:  # pyright: ignore[reportAttributeAccessIssue]
             return
-        _check_windows(trainer)
+        check_windows(trainer)
         if before is None:
             return
         _check_epoch(before, self.plan)
+        done = trainer.fit_loop.epoch_loop.batch_progress.current.ready
+        _check_order(before, self.plan, amid_epoch=0 < done < trainer.num_training_batches)
         if not self.extend:
             check_length(before, self.plan, "The checkpoint")
         elif self.plan.steps != before.steps:
             _plan_anew(trainer, before, self.plan)
 
 
-def _savers(trainer: Trainer) -> list[ModelCheckpoint]:
-    return [saver for saver in trainer.checkpoint_callbacks if isinstance(saver, ModelCheckpoint)]
-
-
-def _check_ranks(trainer: Trainer) -> None:
-    """All ranks must begin at the same place: each has looked for a checkpoint by itself, in what its machine sees."""
-    if trainer.world_size == 1:
-        return
-    ready = trainer.fit_loop.epoch_loop.batch_progress.current.ready
-    own = torch.tensor([trainer.global_step, trainer.current_epoch, ready], device=trainer.strategy.root_device)
-    ranks_at: dict[tuple[int, ...], list[str]] = {}
-    for rank, place in enumerate(trainer.strategy.all_gather(own).tolist()):
-        ranks_at.setdefault(tuple(place), []).append(str(rank))
-    if len(ranks_at) > 1:
-        places = "; ".join(
-            f"at step {step:,} (epoch {epoch}, batch {batch}) rank{'s' if len(ranks) > 1 else ''} {', '.join(ranks)}"
-            for (step, epoch, batch), ranks in ranks_at.items()
-        )
-        raise UserError(
-            f"The ranks do not begin at the same place: {places}. --trainer.default_root_dir must be a folder that all "
-            "machines see alike; or give --ckpt_path the path of a checkpoint that each of them can read."
-        )
-
-
-def _check_windows(trainer: Trainer) -> None:
-    """Nothing may be saved amid the batches of a step: gradients are not in a checkpoint."""
-    window = trainer.accumulate_grad_batches
-    if window == 1:
-        return
-    flag = f"--trainer.accumulate_grad_batches {window}"
-    if trainer.enable_validation and _validates_within(trainer, window):
-        raise UserError(
-            f"--trainer.val_check_interval validates, and saves, amid the batches of a step with {flag}, and no "
-            f"checkpoint holds the gradients so far. Leave it out, or give a multiple of {window} batches; with "
-            "--trainer.check_val_every_n_epoch null an epoch must have such a number, too."
-        )
-    if any(saver._train_time_interval is not None for saver in _savers(trainer)):
-        raise UserError(
-            f"A ModelCheckpoint with train_time_interval saves amid the batches of a step with {flag}, and no "
-            "checkpoint holds the gradients so far. Give it every_n_train_steps instead."
-        )
-
-
-def _validates_within(trainer: Trainer, window: int) -> bool:
-    """Whether any validation amid an epoch falls between the batches of a step."""
-    batches, every = trainer.num_training_batches, trainer.val_check_batch
-    if every is None:  # by the clock
-        return True
-    if trainer.check_val_every_n_epoch is None and math.isfinite(batches) and math.isfinite(every):
-        every = math.gcd(int(batches), int(every))  # counted on from epoch to epoch, it comes to all multiples of this
-    return every < batches and every % window != 0
-
-
 def _check_epoch(before: Plan, now: Plan) -> None:
     """An epoch must be of the same steps, and a step of the same images: nothing else says where in it a run stands."""
-    known = replace(now, global_batch_size=None) if before.global_batch_size is None else now
-    if replace(known, epochs=before.epochs, max_steps=before.max_steps) != before:
+    known = [name for name in ("steps_per_epoch", "batch", "global_batch_size") if getattr(before, name) is not None]
+    if any(getattr(now, name) != getattr(before, name) for name in known):
         raise UserError(
-            f"The checkpoint is of epochs of {before.epoch}, and these flags give {known.epoch}: the run would lose "
+            f"The checkpoint is of epochs of {before.epoch}, and these flags give {now.epoch}: the run would lose "
             "its place. Give the same images and --trainer.limit_train_batches, the same --data.batch_size times "
             "ranks, and the same --trainer.accumulate_grad_batches."
         )
+
+
+def _check_order(before: Plan, now: Plan, amid_epoch: bool) -> None:
+    """An epoch must be finished in the order that it was begun in; the next one may have another."""
+    if None in (before.num_train_images, before.seed, now.num_train_images) or before.order == now.order:
+        return
+    if amid_epoch:
+        raise UserError(
+            f"The checkpoint stands amid an epoch of {before.order}, and these flags give {now.order}: the run would "
+            "see some images twice and others not at all. Give the same images and --seed_everything, or a checkpoint "
+            "of the end of an epoch."
+        )
+    rank_zero_warn(f"The checkpoint is of epochs of {before.order}; from here on they are of {now.order}.")
 
 
 def _plan_anew(trainer: Trainer, before: Plan, now: Plan) -> None:

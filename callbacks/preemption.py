@@ -15,12 +15,10 @@ from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.utilities import rank_zero_only
 
 from callbacks.agreement import Agreement
+from callbacks.lookout import SIGNALS, START_AGAIN
 from callbacks.rank_watch import RankWatch
 from datamodules.errors import UserError
 
-START_AGAIN = 75
-"""Exit status of a run that was stopped and can go on: EX_TEMPFAIL of sysexits.h."""
-SIGNALS = [getattr(signal, name) for name in ("SIGTERM", "SIGUSR1") if hasattr(signal, name)]  # Windows has the first
 ONE_REQUEST = 1.0  # seconds within which signals count as one: a launcher passes on what its ranks got as well
 HOW_TO_GO_ON = "Give the same command with --ckpt_path auto to go on."
 
@@ -102,6 +100,7 @@ class Preemption(Callback):
     def __init__(self) -> None:
         self._agreement = Agreement()
         self._signal = 0  # what all ranks have agreed to stop for
+        self._is_saving = False
         self._sentence: str | None = None  # set when the checkpoint is written
         self._amid_validation = False
         self._step_before = 0
@@ -176,13 +175,16 @@ class Preemption(Callback):
         """Passes the word on to the ranks that this process started; explains what a signal broke.
 
         Raises:
-            Preempted: instead of an error that came after a signal, which workers of the loader may have died of.
+            Preempted: instead of an error that came after a signal, which workers of the loader may have died of; not
+                of one that saving met: a run that started again would meet it again, and each time lose what it did.
         """
         if isinstance(exception, Preempted):
             launcher = trainer.strategy.launcher
             if not self._signal and launcher is not None and _requests.received:  # the others know of nothing
                 launcher.kill(_requests.received)
-        elif _requests.received and isinstance(exception, Exception) and not isinstance(exception, UserError):
+        elif _requests.received and isinstance(exception, Exception):
+            if self._is_saving or isinstance(exception, UserError):
+                return
             for logger in trainer.loggers:
                 logger.finalize("failed")
             broken = f"Stopped by {_requests.received.name}, which broke the step at hand ({str(exception).strip()}): "
@@ -210,7 +212,9 @@ class Preemption(Callback):
         stopped = f"Stopped by {signal.Signals(self._signal).name} after step {step}"
         if isinstance(keeper, ModelCheckpoint) and keeper.dirpath is not None:
             path = Path(keeper.dirpath) / f"{keeper.CHECKPOINT_NAME_LAST}{keeper.FILE_EXTENSION}"
+            self._is_saving = True
             trainer.save_checkpoint(path)
+            self._is_saving = False
             self._sentence = f"{stopped}, which {os.path.relpath(path)} holds. {HOW_TO_GO_ON}"
         else:
             self._sentence = f"{stopped}. Nothing was saved, since this run keeps no checkpoints."

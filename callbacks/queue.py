@@ -33,14 +33,16 @@ class QueueUpdate(Callback):
             if trainer.estimated_stepping_batches * batch < size:
                 rank_zero_warn(
                     f"{name} holds {size} vectors and is first filled with keys, but the run has only "
-                    f"{trainer.estimated_stepping_batches * batch} images: it ends before they are trained. Set "
-                    "--model.num_negatives lower, or train for longer."
+                    f"{trainer.estimated_stepping_batches * batch} images: it ends before they are trained. Take "
+                    "fewer (AdCo: a lower --model.num_negatives), or train for longer."
                 )
 
     @torch.no_grad()
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, outputs, *_) -> None:
         """Gathers [B, ...] keys to [W * B, ...] in rank order and pushes them."""
         for name, keys in outputs["enqueue"].items():
+            if not len(keys):
+                continue  # on no rank
             queue: Any = pl_module.get_submodule(name)
             gathered: Any = pl_module.all_gather(keys)  # [W, B, ...], or [B, ...] on one process
             queue.push(gathered.reshape(-1, *keys.shape[1:]))

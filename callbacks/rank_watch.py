@@ -1,20 +1,24 @@
 """Ranks that die: the others end soon after, and say which it was."""
 
 import os
-import signal
 import subprocess
-import sys
 import threading
 
 import torch.distributed as dist
-from lightning_fabric.strategies.launchers.subprocess_script import _ChildProcessObserver
 from pytorch_lightning import Callback, LightningModule, Trainer
 
-INTERVAL = 1.0  # seconds from one sign of life to the next
+from callbacks.lookout import (
+    INTERVAL,
+    ChildLookout,
+    Lookout,
+    ParentLookout,
+    child_gone,
+    launcher_of_this_rank,
+    replace_observer,
+)
+
 SILENCE = 30.0  # seconds after which a rank without a sign counts as gone
 SILENCE_AFTER_ERROR = 5.0  # the same, once an exchange with the others has failed
-NOTICE = 5.0  # seconds that the training itself has to end after a rank was found gone
-GO_ON = "The run ends here; give the same command with --ckpt_path auto to go on from its newest checkpoint."
 
 
 class RankWatch(Callback):
@@ -24,56 +28,70 @@ class RankWatch(Callback):
     thread of every rank gives signs of life in the store by which the ranks met, and looks for those of the next one;
     the rank that started others on its machine looks at those processes, too. The first to find a rank gone leaves word
     in the store. A rank that works, but for 30 seconds lets no thread of its own run, counts as gone.
+
+    Before the ranks have met there is no store. Until then those that Lightning's launcher starts and the process that
+    starts them look at each other's process. A rank that was told to leave, and ended so, makes that the others' exit
+    status too.
     """
 
     def __init__(self) -> None:
-        self._watch: _Watch | None = None
+        self._lookout: Lookout | None = None
+        replace_observer(self._look_after_children)
+        if launcher := launcher_of_this_rank():
+            self._lookout = ParentLookout(launcher)
+            self._lookout.start()
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Starts to watch; takes Lightning's place, which kills all ranks without a word, this one included."""
+        """Starts to watch all ranks, now that they have met."""
+        before = self._lookout
         if stage != "fit" or trainer.world_size < 2 or not dist.is_initialized():
+            if isinstance(before, ParentLookout):
+                before.stopped.set()  # rank 0 may be done before this one
             return
         children: list[subprocess.Popen] = getattr(trainer.strategy.launcher, "procs", [])
-        for thread in threading.enumerate():
-            if isinstance(thread, _ChildProcessObserver):
-                thread._child_processes = []
-        self._watch = _Watch(trainer.global_rank, trainer.world_size, children)
-        trainer.strategy.barrier()  # the store holds the names of all
-        self._watch.start()
+        watch = _Watch(trainer.global_rank, trainer.world_size, children)
+        watch.start()
+        self._lookout = watch
+        if before is not None:
+            before.stopped.set()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """From here on each rank ends by itself."""
-        if self._watch is not None:
+        if isinstance(self._lookout, _Watch):
             trainer.strategy.barrier()
             self.stop()
 
     def stop(self) -> None:
         """Stops to watch, when ranks may leave; all at the same time."""
-        if self._watch is not None:
-            self._watch.stopped.set()
+        if self._lookout is not None:
+            self._lookout.stopped.set()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Ends the program with a sentence instead of the stack trace of an exchange that another's end has broken."""
-        if self._watch is None or self._watch.stopped.is_set():
+        lookout = self._lookout
+        if lookout is None or lookout.stopped.is_set():
             return
         if isinstance(exception, RuntimeError) and "DataLoader worker" not in str(exception):  # that is no exchange
-            self._watch.silence = SILENCE_AFTER_ERROR
-            if self._watch.found.wait(SILENCE_AFTER_ERROR + 2 * INTERVAL):
+            if isinstance(lookout, _Watch):
+                lookout.silence = SILENCE_AFTER_ERROR
+            if lookout.found.wait(SILENCE_AFTER_ERROR + 2 * INTERVAL):
                 for logger in trainer.loggers:
                     logger.finalize("failed")
-                self._watch.end()
+                lookout.end()
         self.stop()
 
+    def _look_after_children(self, children: list[subprocess.Popen]) -> None:
+        self._lookout = ChildLookout(children)
+        self._lookout.start()
 
-class _Watch(threading.Thread):
-    """Looks after the ranks; ends the process where the training, stuck in an exchange, does not."""
+
+class _Watch(Lookout):
+    """Looks after all ranks, once they have met."""
 
     def __init__(self, rank: int, world_size: int, children: list[subprocess.Popen]) -> None:
-        super().__init__(name="rank-watch", daemon=True)
+        super().__init__("rank-watch")
         self.rank, self.world_size, self.children = rank, world_size, children
-        self.stopped, self.found = threading.Event(), threading.Event()
         self.silence = SILENCE
-        self.sentence = ""
         self._rounds = 0
         self._next = (rank + 1) % world_size
         # A connection of its own: the main thread may wait for an answer on the other.
@@ -89,21 +107,23 @@ class _Watch(threading.Thread):
         heard, silent = b"", 0
         while not self.stopped.wait(INTERVAL):
             self._rounds += 1
-            gone = self._child_gone()
+            gone = child_gone(self.children, self.rank, self.world_size)
             try:
                 self._store.set(f"life/{self.rank}", str(self._rounds))
-                life = self._store.get(f"life/{self._next}")
-                heard, silent = life, 0 if life != heard else silent + 1
+                if self._store.check([f"life/{self._next}"]):  # else it is still on its way here
+                    life = self._store.get(f"life/{self._next}")
+                    heard, silent = life, 0 if life != heard else silent + 1
                 if not gone and silent * INTERVAL > self.silence:  # in rounds: a rank that was held itself counts none
-                    gone = f"{self._who(self._next)} has given no sign of life for {self.silence:.0f} seconds."
+                    gone = f"{self._who(self._next)} has given no sign of life for {self.silence:.0f} seconds.", 1
                 if gone:
-                    self._store.set("gone", gone)
+                    self._store.set("gone", f"{gone[1]} {gone[0]}")
                 elif self._store.check(["gone"]):
-                    gone = self._store.get("gone").decode()
+                    code, sentence = self._store.get("gone").decode().split(" ", 1)
+                    gone = sentence, int(code)
             except RuntimeError:  # the store ends with the process that keeps it
-                gone = gone or f"rank 0 of {self.world_size}, or the launcher on its machine, is gone."
+                gone = gone or (f"rank 0 of {self.world_size}, or the launcher on its machine, is gone.", 1)
             if gone:
-                self._leave(gone)
+                self.leave(*gone)
                 return
 
     def _look_after_store(self) -> None:
@@ -112,30 +132,12 @@ class _Watch(threading.Thread):
         while not (self.stopped.wait(INTERVAL) or self.found.is_set()):
             rounds, silent = self._rounds, 0 if self._rounds != rounds else silent + 1
             if silent * INTERVAL > SILENCE:
-                self._leave(f"rank 0 of {self.world_size}, which keeps the ranks together, does not answer.")
+                self.leave(f"rank 0 of {self.world_size}, which keeps the ranks together, does not answer.")
 
-    def _leave(self, sentence: str) -> None:
-        """Gives the training a moment to end in order, and then ends it."""
-        self.sentence = sentence
-        self.found.set()
-        if not self.stopped.wait(NOTICE):
-            self.end()
-
-    def end(self) -> None:
-        """Ends this process at once: what the exchange between the ranks has under way cannot be ended in order."""
-        speaks = ("0", "1") if self.sentence.startswith("rank 0 ") else ("0",)  # not every rank of a machine
-        if os.environ.get("LOCAL_RANK", "0") in speaks:
-            sys.stdout.flush()
-            os.write(2, f"error: {self.sentence} {GO_ON}\n".encode())
-        os._exit(1)
-
-    def _child_gone(self) -> str:
-        for place, child in enumerate(self.children, start=1):
-            code = child.poll()
-            if code:
-                how = f"was ended by {signal.Signals(-code).name}" if code < 0 else f"ended with exit status {code}"
-                return f"rank {self.rank + place} of {self.world_size} (pid {child.pid}) {how}."
-        return ""
+    def leave(self, sentence: str, code: int = 1) -> None:
+        """As any lookout; where rank 0 cannot speak, the next one of its machine does."""
+        self.speakers = ("0", "1") if sentence.startswith("rank 0 ") else ("0",)
+        super().leave(sentence, code)
 
     def _who(self, rank: int) -> str:
         return f"rank {rank} of {self.world_size} ({self._store.get(f'name/{rank}').decode()})"

@@ -95,7 +95,7 @@ class AdCo(ContrastiveModule):
         """The negatives ascend, at a rate of their own; their weight decay is part of what they maximise."""
         negatives = {"name": "negatives", "params": [self.negatives.weight], "lr": self.adversary_lr}
         rules = {"fixed_lr": True, "maximize": True, "weight_decay": 0.0}
-        return [*self.optim.groups(self.backbone, self.projector), negatives | rules]
+        return [*self.optim.groups(self, without=(self.negatives,)), negatives | rules]
 
     def embed(self, views: Views) -> dict[str, Tensor]:
         """View 1 and what other queries there are, each in a pass of its own; view 2 is the key."""
@@ -138,7 +138,8 @@ class AdCo(ContrastiveModule):
             "negatives_norm": W.detach().norm(dim=1).mean(),
         }
         loss = loss + (adversary - adversary.detach())  # the value stays the encoder's
-        return StepOutput(loss, e["h1"], positives=e.get("h2"), projections=q[:, 0], logs=logs)
+        none = {"negatives": k[:0, 0]}
+        return StepOutput(loss, e["h1"], e.get("h2"), projections=q[:, 0], enqueue=none, logs=logs)
 
     def query_loss(self, q: Tensor, k: Tensor, negatives: Tensor, temperature: float) -> Tensor:
         """The mean of the two directions, or the sum over the queries of an image.

@@ -31,7 +31,8 @@ class BackboneConfig:
     stem_padding: int = 1
     """Of the small-image stem's convolution; solo-learn's CIFAR ResNets pad by 2."""
     pretrained: bool = False
-    """Start from the library's weights (downloaded by torchvision or timm)."""
+    """Start from the library's weights (downloaded by torchvision or timm), which are made for their own stem, not for
+    that of `small_images`, and those of torchvision for 3 channels only."""
     options: dict[str, Any] = field(default_factory=dict)
     """Further arguments of the constructor, as {zero_init_residual: true} or {img_size: 32, patch_size: 4}."""
 
@@ -79,6 +80,11 @@ def build_backbone(config: BackboneConfig) -> nn.Module:
             f"stem_padding={config.stem_padding} is that of the stem for small images: set small_images to true, or "
             "leave stem_padding at 1."
         )
+    if config.pretrained and config.small_images:
+        raise UserError(
+            f"backbone {config.name!r}: the stem for small images would take the place of trained layers. Set one of "
+            "the two, pretrained or small_images; pretrained weights are made for a larger --data.image_size."
+        )
     try:
         if config.name == "convnet":
             if config.pretrained:
@@ -97,6 +103,11 @@ def build_backbone(config: BackboneConfig) -> nn.Module:
 
 
 def _from_torchvision(config: BackboneConfig) -> nn.Module:
+    if config.pretrained and config.in_channels != 3:
+        raise UserError(
+            f"backbone {config.name!r}: torchvision's weights are made for 3 channels, and in_channels is "
+            f"{config.in_channels}. Set pretrained to false, or take timm/{config.name}: timm adapts its weights."
+        )
     weights = "DEFAULT" if config.pretrained else None
     network: Any = torchvision.models.get_model(config.name, weights=weights, **config.options)
     if getattr(network, "aux_logits", False):
@@ -154,9 +165,9 @@ def _from_timm(config: BackboneConfig) -> nn.Module:
         name, pretrained=config.pretrained, num_classes=0, in_chans=config.in_channels, **config.options
     )
     if config.small_images:
-        if not (hasattr(network, "conv1") and hasattr(network, "maxpool")):
+        if not (isinstance(getattr(network, "conv1", None), nn.Conv2d) and hasattr(network, "maxpool")):
             raise UserError(
-                f"backbone {config.name!r} has no small-image stem: set small_images to false, or take a ResNet."
+                f"backbone {config.name!r} has no small-image stem: set small_images to false, or take a plain ResNet."
             )
         first = network.conv1
         network.conv1 = nn.Conv2d(config.in_channels, first.out_channels, 3, padding=config.stem_padding, bias=False)

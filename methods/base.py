@@ -7,6 +7,7 @@ A subclass writes what its paper says: `step` (or, on `methods.contrastive`, `em
 import abc
 from collections.abc import Callable
 from dataclasses import asdict, is_dataclass
+from functools import cached_property
 from typing import Any, ClassVar, final
 
 import torch
@@ -22,6 +23,8 @@ from datamodules.views import Views
 from methods.backbones import BackboneConfig, build_backbone
 from methods.checks import check_run, check_views
 from methods.clipping import clip_each
+from methods.configs import configs_of
+from methods.declarations import check_groups, check_queues, check_teachers
 from methods.layouts.own import images_of
 from methods.modules import EMAPair, check_norm_choice, convert_norms, shuffled
 from methods.optim import OptimConfig
@@ -128,6 +131,7 @@ class SSLModule(LightningModule, abc.ABC):
         """Runs `step`, logs its scalars, and hands the watchers what they need without its graph."""
         check_views(batch, type(self), self.num_global_views, self.takes_local_views)
         output = self.step(batch)
+        check_queues(type(self), self._queues, output.enqueue)
         self.log("train/loss", output.loss, batch_size=len(batch.label))
         if (self.trainer.global_step + 1) % self.trainer.log_every_n_steps == 0:  # pyright: ignore[reportAttributeAccessIssue]
             # Not at every step: a number of the host's has to be copied to the device.
@@ -182,10 +186,7 @@ class SSLModule(LightningModule, abc.ABC):
                 network.compile()
         # DDP would copy rank 0's queues over the others' before every forward pass; they are equal by construction.
         self._ddp_params_and_buffers_to_ignore = [
-            f"{name}.{buffer}"
-            for name, module in self.named_modules()
-            if hasattr(module, "push")
-            for buffer, _ in module.named_buffers()
+            f"{name}.{buffer}" for name in self._queues for buffer, _ in self.get_submodule(name).named_buffers()
         ]
 
     @final
@@ -196,7 +197,8 @@ class SSLModule(LightningModule, abc.ABC):
 
     @final
     def on_fit_start(self) -> None:
-        """Says in a line what is trained."""
+        """Says in a line what is trained, after checking that no teacher is left behind."""
+        check_teachers(self, self.ema_pairs())
         total, backbone = (
             sum(p.numel() for p in network.parameters() if p.requires_grad) / 1e6 for network in (self, self.backbone)
         )
@@ -204,6 +206,11 @@ class SSLModule(LightningModule, abc.ABC):
             f"{type(self).__name__}: {total:.2f} M trainable parameters, {backbone:.2f} M of them in the backbone "
             f"({type(self.backbone).__name__}, {self.feature_dim} features)."
         )
+        if self.optim == OptimConfig() and (configs := configs_of(type(self))):
+            rank_zero_info(
+                "No optimiser was chosen, so it is the default of all methods, which need not be "
+                f"{type(self).__name__}'s own: see {', '.join(configs)}."
+            )
 
     @final
     def configure_callbacks(self) -> list[Callback]:
@@ -211,7 +218,7 @@ class SSLModule(LightningModule, abc.ABC):
         needed: list[type[Callback]] = []
         if self.ema_pairs():
             needed.append(MomentumUpdate)
-        if any(hasattr(module, "push") for module in self.modules()):  # queues, and negatives that are filled like one
+        if self._queues:
             needed.append(QueueUpdate)
         present = self.trainer.callbacks  # pyright: ignore[reportAttributeAccessIssue]
         return [kind() for kind in needed if not any(isinstance(callback, kind) for callback in present)]
@@ -219,4 +226,11 @@ class SSLModule(LightningModule, abc.ABC):
     @final
     def configure_optimizers(self) -> dict[str, Any]:
         """Builds optimiser and schedule from the global batch size and the length of the run."""
-        return optimisation(self, self.optim, self.param_groups())
+        groups = [group | {"params": list(group["params"])} for group in self.param_groups()]  # of iterators too
+        check_groups(self, groups)
+        return optimisation(self, self.optim, groups)
+
+    @cached_property
+    def _queues(self) -> list[str]:
+        """Names of queues, and of negatives that are filled like one."""
+        return [name for name, module in self.named_modules() if hasattr(module, "push")]

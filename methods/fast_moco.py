@@ -90,7 +90,7 @@ class FastMoCo(ContrastiveModule):
 
     def param_groups(self) -> list[dict[str, Any]]:
         """The predictor keeps its initial learning rate, as SimSiam's does."""
-        groups = self.optim.groups(self.backbone, self.projector)
+        groups = self.optim.groups(self, without=(self.predictor,))
         return groups + self.optim.groups(self.predictor, fixed_lr=True, name="predictor")
 
     def embed(self, views: Views) -> dict[str, Tensor]:

@@ -117,18 +117,21 @@ class OptimConfig:
         ratio = global_batch_size / self.lr_base_batch
         return self.lr * {"linear": ratio, "sqrt": math.sqrt(ratio), "none": 1.0}[self.lr_scaling]
 
-    def groups(self, *modules: nn.Module, **keys: Any) -> list[dict[str, Any]]:
+    def groups(self, *modules: nn.Module, without: tuple[nn.Module, ...] = (), **keys: Any) -> list[dict[str, Any]]:
         """Parameter groups of some networks, for `SSLModule.param_groups`.
 
         Args:
             modules: whose trainable parameters are taken, one that several share only once.
+            without: networks within them that get groups of their own.
             keys: what every group gets besides, as `fixed_lr=True`, see `build`; `name` goes before the groups' names.
 
         Returns:
             Groups `weights` and `biases, norms, tokens`, or with `decay_biases` one of `all parameters`.
         """
         prefix = f"{keys.pop('name')}: " if "name" in keys else ""
-        named = [(name, p) for name, p in nn.ModuleList(modules).named_parameters() if p.requires_grad]
+        apart = {id(p) for module in without for p in module.parameters()}
+        everything = nn.ModuleList(modules).named_parameters()
+        named = [(name, p) for name, p in everything if p.requires_grad and id(p) not in apart]
         whole = {"name": "all parameters", "params": [p for _, p in named]}
         groups = [whole] if self.decay_biases else _split_decay(named)
         return [group | keys | {"name": prefix + group["name"]} for group in groups if group["params"]]
@@ -180,8 +183,13 @@ class OptimConfig:
         else:
             after = partial(multi_step, milestones=milestones, factor=self.step_factor)
             course = f"x {self.step_factor:g} at epochs {', '.join(f'{epoch:g}' for epoch in self.milestones)}"
-        short = " (too few for this schedule)" if max([warmup, *milestones]) >= total_steps else ""
-        course = f"warm-up {warmup} of {total_steps:g} steps{short}, then {course}"
+        course = f"warm-up {warmup} of {total_steps:g} steps, then {course}"
+        if max([warmup, *milestones]) >= total_steps:
+            cut = "its learning rate's peak" if warmup >= total_steps else "all drops of its learning rate"
+            rank_zero_info(
+                f"The run ends at step {total_steps:g}, before {cut}: train for longer, or set "
+                f"--model.optim.{'warmup_epochs' if warmup >= total_steps else 'milestones'} lower."
+            )
         curve = partial(after_warmup, schedule=after, warmup_steps=warmup, start_ratio=self.start_lr_ratio)
         if self.lr_interval == "step":
             return curve, course

@@ -14,7 +14,7 @@ class StepOutput:
         features: [B, D] backbone features of the first view, for the watchers.
         positives: [B, D] backbone features of another view of the same images, where there is one (alignment needs it).
         projections: [B, d] of the first view, in the space of the loss, where a collapse shows first.
-        enqueue: name of a queue of the method -> keys [B, ...] to push into it after this step.
+        enqueue: name of each queue of the method -> keys [B, ...] to push into it after this step, [0, ...] for none.
         logs: further scalars, logged as train/<name>.
     """
 

@@ -54,7 +54,7 @@ class SimSiam(ContrastiveModule):
 
     def param_groups(self) -> list[dict[str, Any]]:
         """The predictor apart: it has to keep up with the projection, so its rate does not decay."""
-        groups = self.optim.groups(self.backbone, self.projector)
+        groups = self.optim.groups(self, without=(self.predictor,))
         return groups + self.optim.groups(self.predictor, name="predictor", fixed_lr=self.fixed_predictor_lr)
 
     def embed(self, views: Views) -> dict[str, Tensor]:

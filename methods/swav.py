@@ -97,13 +97,13 @@ class SwAV(ContrastiveModule):
         scores = self.prototypes(e["z"])  # [B, V, K]
         codes = self.assign(scores[:, :2])  # [B, 2, K]
         used, used_by_one = perplexities(codes)
-        filling = self.queue is not None and self.current_epoch >= self.queue_start_epoch
+        B, filling = len(codes), self.current_epoch >= self.queue_start_epoch
         return StepOutput(
             swapped_prediction(scores, codes, self.temperature),
             features=e["h1"],
             positives=e["h2"],
             projections=e["z"][:, 0],
-            enqueue={"queue": e["z"][:, :2]} if filling else {},
+            enqueue={} if self.queue is None else {"queue": e["z"][: B if filling else 0, :2]},
             logs={"prototypes_used": used, "prototypes_per_image": used_by_one},
         )
 

@@ -13,14 +13,13 @@ from typing import Any, NoReturn
 from jsonargparse import ArgumentParser, set_parsing_settings
 from pytorch_lightning import Callback, LightningDataModule, LightningModule
 from pytorch_lightning.cli import LightningArgumentParser
-from pytorch_lightning.utilities.exceptions import MisconfigurationException
 
 import callbacks
 import datamodules
 import methods
 import methods.sharding  # gives a strategy its name
 from callbacks.preemption import Preempted, tell
-from datamodules.errors import UserError
+from scripts.answers import answer
 
 ROOT = Path(__file__).resolve().parents[1]
 SUBCOMMANDS = ("fit", "validate", "predict")
@@ -73,32 +72,17 @@ def answering_mistakes() -> Iterator[None]:
     except Preempted as preempted:
         tell(preempted)
         raise
-    except KeyboardInterrupt:
-        sys.stderr.write("interrupted\n")
+    except (KeyboardInterrupt, SystemExit) as ended:
+        if isinstance(ended, SystemExit) and not isinstance(ended.__context__, KeyboardInterrupt):
+            raise
+        sys.stderr.write("interrupted\n")  # the Trainer makes Ctrl-C a SystemExit(1)
         sys.exit(130)  # as shells count it
-    except SyntaxError as error:  # in a file of the user's own
-        sys.stderr.write(f"error: {error.filename}, line {error.lineno}: {error.msg}\n")
-        sys.exit(2)
-    except (UserError, ValueError, MisconfigurationException) as error:
-        misused = isinstance(error, MisconfigurationException)  # Lightning's sentence about flags of the Trainer
-        told = " ".join(str(error).split()) if misused else user_error(error) or _of_a_view(error)
+    except Exception as error:
+        told = answer(error)
         if told is None:
             raise
         sys.stderr.write(f"error: {told}\n")
         sys.exit(2)
-
-
-def user_error(error: BaseException | None) -> UserError | None:
-    """The user's mistake behind an exception; jsonargparse wraps what a constructor raises into accounts of its own."""
-    while error is not None and not isinstance(error, UserError):
-        error = error.__cause__
-    return error
-
-
-def _of_a_view(error: Exception) -> str | None:
-    """A ViewSpec's sentence: jsonargparse keeps nothing but its text, as `views` might have been something else."""
-    found = re.search(r"A view's \w+ is [^\n]* in the recipe\.", str(error))
-    return found and found[0]
 
 
 def known_keys(parser: ArgumentParser) -> list[str]:
@@ -156,7 +140,9 @@ def _unreadable(message: str) -> str | None:
     problem = re.search(r"Errors:\s+- (?:Problem with given class_path '[\w.]+':\s+)?([^\n]+)", message)
     value = re.search(r"Given value: (\w+(?:\.\w+)+)\s*$", message)
     if problem and value and "Expected a path but" in message:
-        return f"{value[1]!r} cannot be used: {problem[1]}. A class of your own has to be importable from this folder."
+        absent = f"No module named '{value[1].partition('.')[0]}'" in problem[1]
+        where = " A class of your own has to be importable from this folder." if absent else ""
+        return f"{value[1]!r} cannot be used: {problem[1]}.{where}"
     return None
 
 

@@ -1,6 +1,7 @@
 """What every command with a Trainer's flags says of those that cannot be used."""
 
 import os
+import re
 from typing import Any
 
 from lightning_fabric.plugins.environments import LightningEnvironment
@@ -12,6 +13,7 @@ from datamodules.errors import UserError
 
 AT_LEAST_ONE = ("accumulate_grad_batches", "check_val_every_n_epoch", "log_every_n_steps")
 """Flags by which Lightning divides, and which it does not check."""
+NAMED = "a name of its own, such as --trainer.callbacks.name second"
 
 
 class PlainCLI(LightningCLI):
@@ -37,6 +39,14 @@ class PlainCLI(LightningCLI):
             trainer = super()._instantiate_trainer(config, callbacks)
         except (ValueError, ImportError, MisconfigurationException) as error:  # no such accelerator, package, ...
             raise UserError(f"The Trainer cannot be made of these flags: {' '.join(str(error).split())}") from error
+        except RuntimeError as error:
+            if (twice := re.search(r"more than one stateful callback of type `(\w+)`", str(error))) is None:
+                raise
+            apart = "another monitor or mode" if twice[1] == "ModelCheckpoint" else NAMED
+            raise UserError(
+                f"There are two {twice[1]}s that a checkpoint could not tell apart; one may be of "
+                f"configs/defaults.yaml. Give one {apart}."
+            ) from error
         _check_nodes(trainer)
         return trainer
 

@@ -2,36 +2,22 @@
 
 from dataclasses import replace
 from pathlib import Path
-from textwrap import shorten
 from typing import Any
 
-import yaml
 from jsonargparse import Namespace
+from pytorch_lightning.callbacks import Timer
 from pytorch_lightning.utilities import rank_zero_info, rank_zero_warn
 
-from callbacks.checkpoint_io import is_complete, newest_complete
+from callbacks.checkpoint_io import is_complete, newest_complete, newest_first
 from callbacks.plan import NO_LIMIT, Plan, check_length
 from datamodules.errors import UserError
 from methods.layouts.files import read_file
+from scripts.run_folders import Places, checkpoints_below, is_address
+from scripts.same_settings import first_difference, settings_in, settings_of_run, what_is_trained
 
 AUTO = "auto"
 NAMES = ("best", "last", "hpc")
 """Lightning's own words for a checkpoint in the folder of the run at hand, which is a new one."""
-WHAT = ("model", "data", "seed_everything")
-"""Sections of a configuration that say what is trained."""
-WHAT_OF_TRAINER = (
-    *("precision", "gradient_clip_val", "gradient_clip_algorithm", "accumulate_grad_batches"),
-    *("limit_train_batches", "overfit_batches"),
-)
-"""The trainer's settings that do; its others say how long, where and what is written."""
-HOW = {
-    *("model.compile", "model.channels_last"),
-    *("data.num_workers", "data.cache", "data.eval_batch_size"),
-}
-"""Settings of `WHAT` that only say how it is computed."""
-FREE = ("options", "dict_kwargs")
-"""Dictionaries of the user's own: one without a name is another one."""
-SHOWN = 60  # characters of a value in a sentence
 KEPT_FLAGS = {
     *(f"model.optim.{name}" for name in ("lr", "weight_decay", "options", "lr_scaling", "lr_base_batch")),
     *("model.layer_decay", "model.bias_lr_scale", "model.adversary_lr"),
@@ -39,22 +25,24 @@ KEPT_FLAGS = {
 """What the optimiser's state holds, so that another value would be without effect."""
 
 
-def checkpoint_to_use(given: str | None, root: str | None, flags: dict[str, Any]) -> str | None:
+def checkpoint_to_use(given: str | None, root: Path, flags: dict[str, Any], may_start_anew: bool = True) -> str | None:
     """What `--ckpt_path` comes to.
 
     Args:
-        given: a file; a folder, for the newest complete checkpoint below it; `auto`, for the newest below `root` of a
-            run with the same settings, and none (a fresh start) where there is none; an address, which passes.
-        root: `--trainer.default_root_dir`.
+        given: a file; a folder, for the newest complete checkpoint below it; `auto`, for the newest of a run with
+            the same settings, where the flags at hand let a run leave one; an address, which passes.
+        root: folder of runs.
         flags: the configuration at hand, as plain data.
+        may_start_anew: whether `auto` may find none.
 
     Returns:
         A file, or what was given where it is no path; None for a fresh start.
 
     Raises:
-        UserError: there is no such file or folder, or nothing whole in it; or one of Lightning's words is given.
+        UserError: there is no such file or folder, nothing whole in it, or nothing for `auto` where there has to be;
+            or one of Lightning's words is given.
     """
-    if not given or "://" in given:
+    if not given or is_address(given):
         return given
     if given in NAMES:
         raise UserError(
@@ -62,10 +50,10 @@ def checkpoint_to_use(given: str | None, root: str | None, flags: dict[str, Any]
             "folder, or a file such as RUN/checkpoints/last.ckpt."
         )
     if given == AUTO:
-        return newest_of_these_settings(Path(root or "runs"), flags)
+        return _automatic(Places.of(root, flags.get("trainer") or {}), flags, may_start_anew)
     path = Path(given)
     if path.is_dir():
-        found, cut_short = newest_complete(path.rglob("*.ckpt"))
+        found, cut_short = newest_complete(checkpoints_below(path))
         _tell_of(cut_short)
         if found is None:
             raise UserError(f"--ckpt_path {given}: there is no complete checkpoint below this folder.")
@@ -85,80 +73,48 @@ def checkpoint_to_use(given: str | None, root: str | None, flags: dict[str, Any]
     return str(before)
 
 
-def newest_of_these_settings(root: Path, flags: dict[str, Any]) -> str | None:
-    """The newest complete checkpoint below `root` of a run that trains what these flags do, by its config.yaml.
-
-    Says which it is; or, where there is none, what the newest run below `root` differs in.
-
-    Args:
-        root: folder of runs, which need not be there yet.
-        flags: the configuration at hand, as plain data.
-    """
-    files = list(root.rglob("*.ckpt"))
-    difference = {run: _difference(run, flags) for run in {file.parent.parent for file in files}}
-    found, cut_short = newest_complete(file for file in files if not difference[file.parent.parent])
+def _automatic(places: Places, flags: dict[str, Any], may_start_anew: bool) -> str | None:
+    """The newest checkpoint of these settings; says which it is, or why there is none."""
+    found, cut_short, other = newest_of_these_settings(places, flags)
     _tell_of(cut_short)
     if found is not None:
         rank_zero_info(f"Resuming from {found}.")
         return str(found)
-    others = [file for file in files if difference[file.parent.parent]]
-    if others:
-        run = max(others, key=lambda file: file.stat().st_mtime).parent.parent
-        why = f"No checkpoint of these settings below {root}: the newest, {run}, has {difference[run]}. Starting anew."
-    else:
-        why = f"No checkpoint of these settings below {root} yet: starting anew."
-    rank_zero_info(why)
+    if not may_start_anew:
+        why = f": {other}" if other else ""
+        raise UserError(f"--ckpt_path auto: no checkpoint of these settings below {places}{why}. Give a file's path.")
+    why = f": {other}. Starting anew." if other else " yet: starting anew."
+    rank_zero_info(f"No checkpoint of these settings below {places}{why}")
     return None
 
 
-def _difference(run: Path, flags: dict[str, Any]) -> str | None:
-    """What keeps these flags from going on with a run, None where nothing does."""
-    try:
-        there = yaml.safe_load((run / "config.yaml").read_text())
-    except (OSError, yaml.YAMLError):
-        there = None
-    if not (isinstance(there, dict) and {"model", "data"} <= there.keys()):
-        return "no config.yaml of a run"
-    return first_difference(_what(there), _what(flags))
-
-
-def _what(config: dict[str, Any]) -> dict[str, Any]:
-    """The part of a configuration that says what is trained."""
-    trainer = config.get("trainer") or {}
-    return {name: config[name] for name in WHAT if name in config} | {
-        "trainer": {name: trainer[name] for name in WHAT_OF_TRAINER if name in trainer}
-    }
-
-
-def first_difference(there: Any, here: Any, flag: str = "") -> str | None:
-    """The first setting that two configurations both name, with another value; a new one keeps no run from going on.
+def newest_of_these_settings(places: Places, flags: dict[str, Any]) -> tuple[Path | None, list[Path], str | None]:
+    """The newest complete checkpoint of a run that trains what these flags do.
 
     Args:
-        there: plain data of the one.
-        here: of the other.
-        flag: name of the setting that they are the values of, empty for the whole.
+        places: where to look; they need not be there yet.
+        flags: the configuration at hand, as plain data.
 
     Returns:
-        The flag and both values, None where there is none.
+        The file, None where there is none; newer ones of such runs, which are cut short; and what the newest of
+        another run differs in, None where no newer one is of another.
     """
-    if flag in HOW:
-        return None
-    if isinstance(there, dict) and isinstance(here, dict) and flag.rpartition(".")[2] not in FREE:
-        names = {name: _below(flag, name) for name in there if name in here}
-        return next(filter(None, (first_difference(there[name], here[name], names[name]) for name in names)), None)
-    if isinstance(there, list) and isinstance(here, list) and len(there) == len(here):
-        pairs = enumerate(zip(there, here, strict=True))
-        return next(filter(None, (first_difference(*pair, f"{flag}[{i}]") for i, pair in pairs)), None)
-    return None if there == here else f"--{flag} {_shown(there)}, not {_shown(here)}"
-
-
-def _below(flag: str, name: str) -> str:
-    """The flag of a name in a section: a class and its arguments have the section's."""
-    return flag if name in ("class_path", "init_args") else f"{flag}.{name}".removeprefix(".")
-
-
-def _shown(value: Any) -> str:
-    return "null" if value is None else shorten(str(value), SHOWN, placeholder=" ...")
+    here, cut_short, other = what_is_trained(flags), [], None
+    found = places.checkpoints()
+    runs: dict[Path | None, dict[str, Any] | None] = {}
+    for file in newest_first(found):
+        run = found[file]
+        if run not in runs:
+            runs[run] = settings_of_run(run)
+        there = runs[run] or settings_in(file)
+        difference = "no settings of a run" if there is None else first_difference(there, here)
+        if difference is not None:
+            other = other or f"the newest, {run or file}, has {difference}"
+        elif is_complete(file):
+            return file, cut_short, other
+        else:
+            cut_short.append(file)
+    return None, cut_short, other
 
 
 def _tell_of(cut_short: list[Path]) -> None:
@@ -191,7 +147,8 @@ def check_kept(path: str, changed: dict[str, Any], arguments: Namespace) -> None
 def is_finished(path: str, trainer: Namespace, extend: bool) -> bool:
     """Whether a checkpoint is the end of the run that these flags ask for.
 
-    Reads the checkpoint's plan only; that epochs are as long as they were is seen when the data is there, by `RunPlan`.
+    Reads the checkpoint's plan and its clock; that epochs are as long as they were is seen when the data is there, by
+    `RunPlan`.
 
     Args:
         path: the checkpoint.
@@ -217,7 +174,18 @@ def is_finished(path: str, trainer: Namespace, extend: bool) -> bool:
         )
     if done:
         rank_zero_info(f"{path} is the end of its run ({there}): nothing is left to do. --extend true goes beyond it.")
+    elif _time_is_up(checkpoint, trainer.max_time):
+        rank_zero_info(f"{path} has trained for --trainer.max_time {trainer.max_time}: nothing is left to do.")
+        return True
     return done
+
+
+def _time_is_up(checkpoint: dict[str, Any], max_time: Any) -> bool:
+    """Whether a run has trained for as long as `--trainer.max_time` lets it, all its parts together."""
+    timer = Timer(max_time)
+    timer.load_state_dict(checkpoint["callbacks"].get(timer.state_key, {}))
+    left = timer.time_remaining()
+    return left is not None and left <= 0
 
 
 def _max_epochs(trainer: Namespace) -> int:

@@ -45,6 +45,46 @@ def test_auto_starts_and_leaves_a_finished_run_alone(finished):
 
 
 @pytest.mark.process
+def test_auto_takes_any_seed_for_the_one_that_any_comes_to(finished):
+    folder, _ = finished
+    again = cli(*JOB, "--trainer.max_epochs", "1", "--seed_everything", "true", folder=folder)
+    assert f"{LAST} is the end of its run" in again.text
+
+
+@pytest.mark.process
+@pytest.mark.parametrize("subcommand", ["validate", "predict"])
+def test_auto_never_judges_a_network_that_was_not_trained(finished, subcommand):
+    folder, _ = finished
+    words = [word for word in JOB if word != "fit"]
+    refused = cli(subcommand, *words, "--model.temperature", "0.5", folder=folder)
+    assert refused.code == 2, refused.text
+    told = "below runs: the newest, runs/version_0, has --model.temperature 0.1, not 0.5. Give a file's path."
+    assert f"--ckpt_path auto: no checkpoint of these settings {told}" in refused.text
+
+
+@pytest.mark.process
+@pytest.mark.parametrize(
+    ("flags", "finished_by"),
+    [
+        ("--trainer.logger CSVLogger --trainer.logger.save_dir logs --trainer.max_epochs 1", "end of its run (1 epoch"),
+        (
+            "--trainer.max_epochs 1 --trainer.callbacks pytorch_lightning.callbacks.ModelCheckpoint "
+            "--trainer.callbacks.dirpath kept",
+            "end of its run (1 epoch",
+        ),
+        ("--trainer.max_time 00:00:00:01", "has trained for --trainer.max_time 00:00:00:01: nothing is left to do."),
+    ],
+    ids=["logger", "folder", "time"],
+)
+def test_auto_goes_on_with_what_the_same_flags_left(tmp_path, flags, finished_by):
+    first, again = (cli(*JOB, *shlex.split(flags), folder=tmp_path) for _ in range(2))
+    assert first.code == again.code == 0, first.text + again.text
+    assert "starting anew" in first.text
+    assert finished_by in again.text
+    assert not (tmp_path / "runs/version_1").exists()
+
+
+@pytest.mark.process
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [

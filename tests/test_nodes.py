@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from callbacks.preemption import START_AGAIN
 from tests.support.commands import ROOT, cli
 from tests.support.ranks import free_port
 from tests.support.signalling import (
+    DDP,
     JOB,
     STEPS,
+    TWO,
     finish,
     run_program,
     signalled,
@@ -25,8 +26,6 @@ from tests.support.signalling import (
     torchrun_environments,
 )
 
-DDP = [*JOB, "--data.batch_size", "8", "--trainer.strategy", "ddp"]
-TWO = [*DDP, "--trainer.devices", "2"]
 MINUTE = 60.0
 
 
@@ -56,9 +55,9 @@ def _stuck(rank: int, world_size: int, port: int, silence: float) -> None:
     """Rank 0 waits, as for a device whose exchange never ends; rank 1 leaves without a word."""
     import torch.distributed as dist
 
-    from callbacks import rank_watch
+    from callbacks import lookout, rank_watch
 
-    rank_watch.INTERVAL, rank_watch.SILENCE, rank_watch.NOTICE = 0.1, silence, 0.1
+    rank_watch.INTERVAL, rank_watch.SILENCE, lookout.NOTICE = 0.1, silence, 0.1
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=world_size)
     watch = rank_watch._Watch(rank, world_size, [])
     dist.barrier()
@@ -88,9 +87,9 @@ def _watching(rank: int, port: int, silence: float, begun: Any) -> None:
     """Both ranks work on without an exchange."""
     import torch.distributed as dist
 
-    from callbacks import rank_watch
+    from callbacks import lookout, rank_watch
 
-    rank_watch.INTERVAL, rank_watch.SILENCE, rank_watch.NOTICE = 0.1, silence, 0.1
+    rank_watch.INTERVAL, rank_watch.SILENCE, lookout.NOTICE = 0.1, silence, 0.1
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
     watch = rank_watch._Watch(rank, 2, [])
     dist.barrier()
@@ -116,47 +115,6 @@ def test_a_rank_whose_store_does_not_answer_is_ended():
     finally:
         os.kill(held.pid or 0, signal.SIGKILL)
         other.kill()
-
-
-@pytest.mark.ddp
-@pytest.mark.slow
-@pytest.mark.parametrize("dead", [0, 1])
-def test_ranks_that_lightning_started(dead, tmp_path):
-    told = [*TWO, *signalled("on_train_batch_start", STEPS + 2, name="SIGKILL", rank=dead)]
-    log = tmp_path / "log"
-    run = run_program([sys.executable, str(ROOT / "cli.py"), *told], tmp_path, log)
-    code = run.wait(3 * MINUTE)
-    assert code == (1 if dead else -signal.SIGKILL)
-    end = time.monotonic() + MINUTE
-    while "error: rank" not in log.read_text() and time.monotonic() < end:
-        time.sleep(0.5)
-    text = log.read_text()
-    assert f"error: rank {dead} of 2" in text
-    assert dead == 0 or "was ended by SIGKILL" in text
-    assert "Traceback" not in text
-
-
-@pytest.mark.ddp
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("hook", "said"), [("on_train_batch_start", "after step 3, "), ("on_train_start", "at once: no step was done")]
-)
-def test_a_signal_to_the_process_that_started_the_others(hook, said, tmp_path):
-    log = tmp_path / "log"
-    run = run_program([sys.executable, str(ROOT / "cli.py"), *TWO, *signalled(hook)], tmp_path, log)
-    assert run.wait(3 * MINUTE) == START_AGAIN, log.read_text()
-    end = time.monotonic() + MINUTE
-    while time.monotonic() < end:
-        try:
-            os.killpg(run.pid, 0)  # asks only whether anybody is left
-        except ProcessLookupError:
-            break
-        time.sleep(0.2)
-    else:
-        pytest.fail("a rank is left behind")
-    text = log.read_text()
-    assert said in text
-    assert "Traceback" not in text
 
 
 # torchrun.

@@ -123,6 +123,14 @@ def test_a_second_signal_leaves_at_once(tmp_path):
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
+def test_what_saving_met_is_no_reason_to_start_again(tmp_path):
+    told = [*JOB, *signalled("on_train_batch_start", 3), "--trainer.callbacks+=tests.support.signalling.NoRoom"]
+    stopped = cli(*told, folder=tmp_path)
+    assert stopped.code not in (0, START_AGAIN)
+    assert "No space left on device" in stopped.text
+    assert "Stopped by" not in stopped.text
+
+
 def test_a_run_that_has_ended_is_not_stopped(tmp_path):
     ended = cli(*JOB, *signalled("on_train_batch_end", 3 * STEPS), "--trainer.limit_val_batches", "0", folder=tmp_path)
     assert ended.code == 0, ended.text

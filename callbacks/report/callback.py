@@ -1,17 +1,19 @@
 """Watches a run and reports on it when it ends, however it ends."""
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from pytorch_lightning import Callback, LightningModule, Trainer
 from rich import get_console
 
+from callbacks.disk import whole
 from callbacks.history import History
 from callbacks.pace import images_in
 from callbacks.reconstruction import ReconstructionMonitor
 from callbacks.report.environment import describe_environment
-from callbacks.report.page import write_page
+from callbacks.report.page import build_page
 from callbacks.report.record import Record
 from callbacks.report.sample import ValidationSample, ViewSample
 from callbacks.stopwatch import Stopwatch
@@ -110,17 +112,11 @@ class RunReport(Callback):
 
     def _report(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException | None) -> None:
         assert self._folder is not None
-        self._folder.mkdir(parents=True, exist_ok=True)
         summary = summarize(trainer, self.history, exception)
-        path = self._folder / "report.html"
-        try:
-            write_page(self._record(trainer, pl_module, summary), path)
-            summary.report = str(relative(path))
-        except OSError as error:  # a full disk
-            _log.warning("The report %s could not be written (%s).", relative(path), error)
-        except Exception:  # a run that has done its work must not fail over its report
-            _log.exception("The report could not be written")
-        summary.write(self._folder / "summary.json")
+        page = self._folder / "report.html"
+        if _written(page, lambda part: part.write_text(build_page(self._record(trainer, pl_module, summary)), "utf-8")):
+            summary.report = str(relative(page))
+        _written(self._folder / "summary.json", summary.write)
         get_console().print(summary.render(), soft_wrap=True)
 
     def _record(self, trainer: Trainer, pl_module: LightningModule, summary: Summary) -> Record:
@@ -143,6 +139,21 @@ class RunReport(Callback):
             environment=describe_environment(trainer),
             class_names=getattr(data, "class_names", None),
         )
+
+
+def _written(path: Path, write: Callable[[Path], object]) -> bool:
+    """Whether a file could be written; a run that has done its work, or has an error of its own, lives without it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole(path) as part:
+            write(part)
+    except OSError as error:  # a full disk
+        _log.warning("%s could not be written (%s).", relative(path), error)
+        return False
+    except Exception:
+        _log.exception("%s could not be written", relative(path))
+        return False
+    return True
 
 
 def _data(trainer: Trainer) -> Any:

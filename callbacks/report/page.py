@@ -1,7 +1,6 @@
 """Puts the report together: one HTML file that needs nothing else, neither network nor server."""
 
 import logging
-import os
 from collections.abc import Callable
 from html import escape
 from pathlib import Path
@@ -30,13 +29,6 @@ _SECTIONS: dict[str, Callable[[Record], str]] = {
     "Hardware and versions": surroundings,
     "Configuration": configuration,
 }
-
-
-def write_page(record: Record, path: Path) -> None:
-    """Writes the report, whole or not at all: a reader never meets half a file."""
-    part = path.with_name(f".{path.name}.part")
-    part.write_text(build_page(record), encoding="utf-8")
-    os.replace(part, path)
 
 
 def build_page(record: Record) -> str:

@@ -3,6 +3,7 @@
 import copy
 import math
 from dataclasses import dataclass
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -10,8 +11,13 @@ from datamodules.errors import UserError
 
 
 def frozen_copy(module: nn.Module) -> nn.Module:
-    """A copy with equal weights that no gradient reaches. Build it before the first forward pass."""
-    return copy.deepcopy(module).requires_grad_(False)
+    """A copy with equal weights that no gradient reaches, to be listed in `ema_pairs`.
+
+    Build it before the first forward pass.
+    """
+    copied: Any = copy.deepcopy(module).requires_grad_(False)
+    copied.is_frozen_copy = True  # by which a run sees one that no pair moves
+    return copied
 
 
 class Teacher(nn.Module):
@@ -50,7 +56,8 @@ class EMAPair:
         for name in ("momentum", "final_momentum"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(
-                    f"A teacher's {name} is {getattr(self, name)}: set --model.teacher_momentum from 0 to 1."
+                    f"A teacher's {name} is {getattr(self, name)}, and has to be from 0 to 1: set "
+                    "--model.teacher_momentum, or the argument that a method of your own hands its EMAPair."
                 )
 
     def parameters(self) -> tuple[list[nn.Parameter], list[nn.Parameter]]:

@@ -69,6 +69,8 @@ class ModelFacts:
     """The method and its optimiser."""
 
     name: str = ""
+    arguments: frozenset[str] = frozenset()
+    """What it is told on the command line, after `--model.`"""
     num_global_views: int | None = None
     """Global views of an image that it takes; None for any number."""
     takes_local_views: bool = True
@@ -93,6 +95,10 @@ class ModelFacts:
     lr_scaling: str = "none"
     warmup_epochs: float = 0.0
     milestones: tuple[float, ...] = ()
+
+    def flag(self, argument: str, otherwise: str) -> str:
+        """The flag of an argument, where the method has it; methods of one's own may call it otherwise, or fix it."""
+        return f"--model.{argument}" if argument in self.arguments else otherwise
 
 
 @dataclass(frozen=True)

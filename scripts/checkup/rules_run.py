@@ -51,7 +51,7 @@ def queue_longer_than_data(facts: Facts) -> Finding | None:
     return warning(
         f"{name} holds {size} keys, the training set only {images} images: images meet their own older views in it, as "
         "false negatives",
-        f"Set --model.queue_size well below {images}.",
+        f"Set {facts.model.flag('queue_size', 'the length of its queue')} well below {images}.",
     )
 
 
@@ -65,7 +65,8 @@ def queue_never_full(facts: Facts) -> Finding | None:
         return None
     return warning(
         f"{name} holds {size} keys and the run has {steps * batch:.0f} images: random keys stay in it to the end",
-        f"Set --model.queue_size to at most {steps * batch / 10:.0f}, or train for longer.",
+        f"Set {facts.model.flag('queue_size', 'the length of its queue')} to at most {steps * batch / 10:.0f}, or "
+        "train for longer.",
     )
 
 
@@ -170,7 +171,8 @@ def teacher_stays_behind(facts: Facts) -> Finding | None:
     return warning(
         f"after {steps:.0f} steps the teacher is still {left:.0%} the network of the start: momentum "
         f"{facts.model.teacher_momentum:g} halves it in {half_life(facts.model.teacher_momentum or 0):.0f} steps",
-        f"Set --model.teacher_momentum to at most {0.5 ** (10 / max(10.0, steps)):.3g}, or train for longer.",
+        f"Set {facts.model.flag('teacher_momentum', 'the momentum of its EMAPair')} to at most "
+        f"{0.5 ** (10 / max(10.0, steps)):.3g}, or train for longer.",
     )
 
 

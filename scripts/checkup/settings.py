@@ -90,6 +90,7 @@ def model_facts(module: LightningModule, data: DataFacts, run: RunFacts) -> Mode
     steps = run.total_steps
     return ModelFacts(
         name=type(module).__name__,
+        arguments=frozenset(module.hparams),
         num_global_views=getattr(module, "num_global_views", None),
         takes_local_views=getattr(module, "takes_local_views", True),
         needs_labels=isinstance(module, SupCon),

@@ -1,6 +1,7 @@
 """Checkpoints that are whole or not there."""
 
 import errno
+import io
 import os
 from pathlib import Path
 
@@ -41,13 +42,20 @@ def test_a_kill_before_the_move_leaves_the_older_file(tmp_path, monkeypatch):
     with pytest.raises(KeyboardInterrupt):
         AtomicCheckpointIO().save_checkpoint(STATE | {"epoch": 4}, path)
     assert path.read_bytes() == before
-    monkeypatch.undo()
-    AtomicCheckpointIO().save_checkpoint(STATE | {"epoch": 4}, path)  # takes the remnant's place
     assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
 
 
 def full(*_):
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+class SmallDisk(io.FileIO):
+    """A file on a disk with room for 2 kB: torch's writer raises an error of its own over what the disk says."""
+
+    def write(self, data):
+        if self.tell() + len(data) > 2000:
+            full()
+        return super().write(data)
 
 
 def full_as_torch_says_it(*_):
@@ -66,6 +74,19 @@ def test_a_full_disk_is_told_and_costs_nothing(tmp_path, monkeypatch, place, fai
     assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
 
 
+def test_a_disk_that_is_full_amid_the_file_is_told_and_costs_nothing(tmp_path, monkeypatch):
+    path = tmp_path / "last.ckpt"
+    AtomicCheckpointIO().save_checkpoint(STATE, path)
+    before = path.read_bytes()
+    monkeypatch.setattr(Path, "open", lambda path, mode: SmallDisk(path, mode))
+    with pytest.raises(UserError, match=r"could not be written \(\[Errno 28\] No space left on device\)") as told:
+        AtomicCheckpointIO().save_checkpoint(STATE | {"epoch": 4}, path)
+    assert isinstance(told.value.__cause__, RuntimeError)
+    monkeypatch.undo()
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["last.ckpt"]
+
+
 def test_an_error_of_another_kind_is_none_of_the_disk(tmp_path, monkeypatch):
     def broken(*_):
         raise RuntimeError("a tensor that cannot be saved")
@@ -73,6 +94,7 @@ def test_an_error_of_another_kind_is_none_of_the_disk(tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "save", broken)
     with pytest.raises(RuntimeError, match="cannot be saved"):
         AtomicCheckpointIO().save_checkpoint(STATE, tmp_path / "last.ckpt")
+    assert not list(tmp_path.iterdir())
 
 
 def test_the_newest_complete_one_is_found_behind_those_cut_short(tmp_path):

@@ -1,21 +1,17 @@
 """A resumed run keeps to the plan it was made with, or takes another on request."""
 
 import math
-import os
 from dataclasses import replace
-from datetime import timedelta
 
 import pytest
 import torch
 from pytorch_lightning import Callback, Trainer
-from pytorch_lightning.callbacks import ModelCheckpoint
 
 from callbacks.plan import NO_LIMIT, Plan, RunPlan
 from datamodules.errors import UserError
+from datamodules.sources import ArraySource
 from methods.optim import OptimConfig
-from tests.support.methods import IMAGE_SIZE, small, specs_without_masks
-from tests.support.ranks import on_ranks
-from tests.support.replay import Prepared, Replay, batches, quiet_trainer
+from tests.support.methods import IMAGE_SIZE, images, small, specs_without_masks
 from tests.support.toy_moco import ToyMoCo
 from tests.support.training import BATCH, STEPS, Losses, TinyImages, arrays, assert_same
 
@@ -35,7 +31,7 @@ class Rates(Losses):
         self.values.append(float(outputs["loss"]))
 
 
-def fit(folder, epochs, extend=False, resume=None, batch_size=BATCH, plan=None, **arguments):
+def fit(folder, epochs, extend=False, resume=None, batch_size=BATCH, plan=None, data=TinyImages, **arguments):
     """Path of the final checkpoint, what was recorded, and the final state."""
     rates = Rates()
     trainer = Trainer(
@@ -49,8 +45,8 @@ def fit(folder, epochs, extend=False, resume=None, batch_size=BATCH, plan=None, 
         limit_val_batches=0,
         **arguments,
     )
-    data = TinyImages(specs_without_masks(ToyMoCo), IMAGE_SIZE, batch_size=batch_size)
-    trainer.fit(small(ToyMoCo, optim=CONFIG), datamodule=data, ckpt_path=resume)
+    made = data(specs_without_masks(ToyMoCo), IMAGE_SIZE, batch_size=batch_size)
+    trainer.fit(small(ToyMoCo, optim=CONFIG), datamodule=made, ckpt_path=resume)
     path = folder / f"{epochs}.ckpt"
     trainer.save_checkpoint(path)
     return path, rates, arrays(trainer._checkpoint_connector.dump_checkpoint(), str(folder))
@@ -137,80 +133,45 @@ def test_other_batches_of_the_same_step_are_refused(tmp_path):
         fit(tmp_path, 2, resume=checkpoint, batch_size=BATCH // 2, accumulate_grad_batches=2)
 
 
-def test_an_older_checkpoint_that_does_not_know_its_batches_is_taken(tmp_path):
+def test_an_older_checkpoint_that_does_not_know_its_batches_is_taken(tmp_path, monkeypatch):
     path, _ = stopped(tmp_path, 3)
     checkpoint = torch.load(path, weights_only=False)
-    del checkpoint["plan"]["global_batch_size"]
+    for name in ("global_batch_size", "num_train_images", "seed"):
+        del checkpoint["plan"][name]
     torch.save(checkpoint, path)
+    monkeypatch.setenv("PL_GLOBAL_SEED", "7")
     fit(tmp_path, 2, resume=path)
 
 
-def watched(window, *callbacks, batches_per_epoch=10, **arguments):
-    """A run of two epochs of prepared batches, with validations."""
-    train = batches(torch.zeros(2 * batches_per_epoch, 3), torch.zeros(2 * batches_per_epoch, dtype=torch.long), 2)
-    settings = {"max_epochs": 2, "accumulate_grad_batches": window, "enable_checkpointing": bool(callbacks)}
-    trainer = quiet_trainer([RunPlan(), *callbacks], **settings | arguments)
-    trainer.fit(Replay(3), datamodule=Prepared(train, train[:1], 1))
+class MoreImages(TinyImages):
+    """One image more than an epoch has room for in whole batches."""
+
+    def sources(self):
+        train, val = super().sources()
+        more = ArraySource(images(42, 1), torch.arange(42) % 3, list("abc"), "tiny")
+        return more, val
 
 
-@pytest.mark.parametrize(
-    ("window", "arguments"),
-    [
-        (4, {"val_check_interval": 5}),
-        (4, {"val_check_interval": 0.2}),
-        (4, {"val_check_interval": 8, "check_val_every_n_epoch": None}),  # after batch 16, the sixth of an epoch
-        (2, {"val_check_interval": "00:01:00:00"}),
-    ],
-    ids=str,
-)
-def test_validations_amid_accumulated_batches_are_refused(window, arguments):
-    with pytest.raises(UserError, match=f"amid the batches of a step with --trainer.accumulate_grad_batches {window},"):
-        watched(window, **arguments)
+def other_order(monkeypatch, what):
+    """Arguments for another number of images, or the environment of another seed."""
+    if what == "images":
+        return {"data": MoreImages}, "41 images in the order of seed 0, and these flags give 42 images"
+    monkeypatch.setenv("PL_GLOBAL_SEED", "7")
+    return {}, "41 images in the order of seed 0, and these flags give 41 images in the order of seed 7"
 
 
-@pytest.mark.parametrize(
-    ("window", "arguments"),
-    [
-        (4, {}),  # an epoch ends with a step
-        (4, {"val_check_interval": 4}),
-        (4, {"val_check_interval": 5, "limit_val_batches": 0}),
-        (2, {"val_check_interval": 4, "check_val_every_n_epoch": None}),
-        (4, {"val_check_interval": 20, "check_val_every_n_epoch": None}),
-        (1, {"val_check_interval": 5}),
-        (4, {"fast_dev_run": 2}),
-    ],
-    ids=str,
-)
-def test_validations_after_a_step_are_not(window, arguments):
-    watched(window, **arguments)
+@pytest.mark.parametrize("extend", [False, True])
+@pytest.mark.parametrize("what", ["images", "seed"])
+def test_another_order_is_refused_amid_an_epoch(tmp_path, monkeypatch, what, extend):
+    checkpoint, _ = stopped(tmp_path, 3)
+    arguments, told = other_order(monkeypatch, what)
+    with pytest.raises(UserError, match=f"amid an epoch of {told}"):
+        fit(tmp_path, 2, resume=checkpoint, extend=extend, **arguments)
 
 
-def test_checkpoints_by_the_clock_are_refused_with_accumulated_batches(tmp_path):
-    saver = ModelCheckpoint(tmp_path, train_time_interval=timedelta(hours=1))
-    watched(1, saver)
-    with pytest.raises(UserError, match="train_time_interval saves amid the batches of a step .* every_n_train_steps"):
-        watched(2, saver)
-
-
-class Ahead(Callback):
-    """Stands in for a rank that alone found a checkpoint."""
-
-    def on_fit_start(self, trainer, *_):
-        trainer.fit_loop.epoch_loop.automatic_optimization.optim_progress.optimizer.step.total.completed = 3
-
-
-def begin_apart(rank):
-    os.environ.update(RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", TORCHELASTIC_RUN_ID="tests")
-    try:
-        watched(1, *[Ahead()] * rank, strategy="ddp", devices=2, enable_checkpointing=False)
-    except UserError as error:
-        return str(error)
-    return ""
-
-
-@pytest.mark.ddp
-def test_ranks_that_begin_at_different_places_all_say_so():
-    first, second = on_ranks(2, begin_apart)
-    assert first == second
-    assert "at step 0 (epoch 0, batch 0) rank 0; at step 3 (epoch 0, batch 0) rank 1." in first
-    assert "--trainer.default_root_dir must be a folder that all machines see alike" in first
+@pytest.mark.parametrize("what", ["images", "seed"])
+def test_another_order_from_the_next_epoch_on_is_told(tmp_path, monkeypatch, what):
+    checkpoint, _ = stopped(tmp_path, STEPS)
+    arguments, _ = other_order(monkeypatch, what)
+    with pytest.warns(UserWarning, match="of epochs of 41 images in the order of seed 0; from here on they are of 4"):
+        fit(tmp_path, 2, resume=checkpoint, **arguments)

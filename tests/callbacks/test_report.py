@@ -1,5 +1,7 @@
+import errno
 import html.parser
 import json
+import os
 import re
 from pathlib import Path
 
@@ -180,6 +182,33 @@ def test_a_run_that_breaks_before_its_first_validation_leaves_nothing(tmp_path):
     with pytest.raises(RuntimeError, match="early"):
         fit(tmp_path, BlobData(48), callbacks=[Fail()])
     assert not (tmp_path / "run" / "report.html").exists()
+
+
+def full(path, *_, **__):
+    path.touch()  # room for names, and none for what they hold
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_full_disk_costs_a_finished_run_its_report_alone(tmp_path, monkeypatch, caplog, capsys):
+    monkeypatch.setattr(Path, "write_text", full)
+    fit(tmp_path, BlobData(48))
+    for name in ("report.html", "summary.json"):
+        assert f"{name} could not be written ([Errno 28] No space left on device)" in caplog.text
+    assert not {path.name for path in (tmp_path / "run").iterdir()} & {"report.html", "summary.json"}
+    assert not list((tmp_path / "run").glob("*.part"))
+    printed = capsys.readouterr().out
+    assert "Finished after 2 epochs, 6 steps" in printed and "Report: " not in printed
+
+
+def test_a_full_disk_hides_no_error_of_the_run(tmp_path, monkeypatch):
+    class Fail(ToyMonitor):
+        def on_train_batch_end(self, trainer, *_):
+            if trainer.global_step == 5:
+                raise RuntimeError("its own")
+
+    monkeypatch.setattr(Path, "write_text", full)
+    with pytest.raises(RuntimeError, match="its own"):
+        fit(tmp_path, BlobData(48), callbacks=[Fail()])
 
 
 def test_a_trial_run_leaves_nothing(tmp_path, capsys):

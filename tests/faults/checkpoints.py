@@ -17,6 +17,14 @@ def without(*names: str) -> Any:
     return lambda checkpoint: {name: value for name, value in checkpoint.items() if name not in names}
 
 
+def amid_an_epoch(checkpoint: Any) -> Any:
+    """A checkpoint whose run had done two of the four batches of its epoch."""
+    batches = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+    batches["current"] = dict.fromkeys(batches["current"], 2)
+    batches["is_last_batch"] = False
+    return checkpoint
+
+
 RESUME = [
     Fault("a file that is not there", "--ckpt_path nowhere.ckpt", "there is no such file", on=MOCO),
     Fault(
@@ -101,6 +109,21 @@ RESUME = [
         on=MOCO,
         prepare=HERE,
     ),
+    Fault(
+        "another seed amid an epoch",
+        f"--ckpt_path other.ckpt {LONGER} --seed_everything 7",
+        "64 images in the order of seed 0, and these flags give 64 images in the order of seed 7",
+        on=MOCO,
+        prepare=(edited(amid_an_epoch),),
+        midway=True,
+    ),
+    Fault(
+        "nothing of these settings to judge",
+        "--ckpt_path auto --model.temperature 0.5",
+        "has --model.temperature 0.2, not 0.5",
+        on=JUDGE,
+        prepare=HERE,
+    ),
 ]
 
 SMALL_DISK = '''import resource
@@ -116,6 +139,11 @@ class SmallDisk(Callback):
 '''
 
 WRITE = [
+    Fault(
+        "an address for a folder of runs",
+        "--trainer.default_root_dir s3://bucket/runs",
+        "is an address, and a run writes files: mount it",
+    ),
     Fault(
         "a disk that is full when the checkpoint is written",
         "",

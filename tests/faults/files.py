@@ -3,7 +3,7 @@
 from tests.faults.fault import FIT, IMAGES, TINY, Fault
 from tests.faults.prepare import directory, file
 
-OWN = f"{FIT} --model mine.Mine {TINY} {IMAGES}"
+OWN = f"{FIT} --model mine.Mine {TINY} --model.backbone.in_channels 1 {IMAGES}"
 CLASS = "from methods import SimCLR\n\n\nclass Mine(SimCLR):\n    "
 NET = "--model.backbone.name mine.Net --model.backbone.options '{}' --model.backbone.in_channels 3"
 VIEWS = "data:\n  class_path: Digits\n  init_args:\n    views:\n      - "
@@ -17,6 +17,13 @@ def config(wrong: str, text: str, says: str) -> Fault:
 def code(wrong: str, text: str, says: str) -> Fault:
     """A fault in mine.py, which is to hold the method Mine."""
     return Fault(wrong, "", says, on=OWN, prepare=(file("mine.py", text),))
+
+
+def made_of(part: str) -> str:
+    """Mine, with another part that its step knows nothing of."""
+    kind = part.partition("(")[0]
+    method = f"{CLASS}def __init__(self, **base):\n        super().__init__(**base)\n        self.part = {part}\n"
+    return f"from methods.modules import {kind}\n{method}"
 
 
 CONFIGURATIONS = [
@@ -53,6 +60,15 @@ OWN_CODE = [
         "a class that is no method", "class Mine:\n    pass\n", "does not correspond to a subclass of LightningModule"
     ),
     code("an abstract method", "from methods.base import SSLModule\n\n\nclass Mine(SSLModule):\n    pass\n", "Mine"),
+    code(
+        "parameters that the optimiser does not get",
+        f"{CLASS}def param_groups(self):\n        return self.optim.groups(self.backbone)\n",
+        "param_groups() has to put every parameter into a group",
+    ),
+    code(
+        "a teacher that nothing moves", made_of("Teacher(self.backbone, self.projector)"), "ema_pairs() has to list it"
+    ),
+    code("a queue that is not filled", made_of("FeatureQueue(8, 8)"), "StepOutput.enqueue has to name every queue"),
     Fault("a backbone that is not there", NET, "cannot be imported"),
     Fault(
         "a backbone that does not say its features",

@@ -14,6 +14,11 @@ NAMES = [
     Fault("a misspelt flag of the Trainer", "--trainer.max_epoch 4", "Did you mean 'trainer.max_epochs'?"),
     Fault("a misspelt section", "--traner.max_epochs 4", "Did you mean 'trainer.max_epochs'?"),
     Fault("a misspelt callback", "--trainer.callbacks+ KNNMonitr", "Did you mean 'KNNMonitor'?"),
+    Fault(
+        "a second callback of the same name",
+        "--trainer.callbacks+ KNNMonitor --trainer.callbacks.k '[10]'",
+        "Give one a name of its own, such as --trainer.callbacks.name second.",
+    ),
     Fault("a misspelt recipe of views", "--data.views simcrl", "Did you mean 'simclr'?"),
     Fault("a misspelt optimiser", "--model.optim.optimizer adamm", "did you mean 'adam'"),
     Fault("an option that the optimiser lacks", "--model.optim.options '{momentm: 0.9}'", "did you mean 'momentum'?"),
@@ -125,6 +130,21 @@ TOGETHER = [
         on=DIGITS.replace("SimCLR", "FastMoCo"),
     ),
     Fault("weights from nowhere", "--model.backbone.pretrained true", "has no weights to start from"),
+    Fault(
+        "trained weights for another stem",
+        "--model.backbone.name resnet18 --model.backbone.pretrained true --model.backbone.small_images true",
+        "Set one of the two, pretrained or small_images",
+    ),
+    Fault(
+        "trained weights for another number of channels",
+        "--model.backbone.name resnet18 --model.backbone.pretrained true",
+        "made for 3 channels",
+    ),
+    Fault(
+        "the small stem for a network with a deep one",
+        "--model.backbone.name timm/resnet26d --model.backbone.small_images true --model.backbone.options '{}'",
+        "has no small-image stem",
+    ),
 ]
 
 HARDWARE = [

@@ -1,7 +1,7 @@
-"""Faults of runs: another length on resume, numbers that are not finite, signals, ranks."""
+"""Faults of runs: another length on resume, numbers that are not finite, signals, ranks, what they log to."""
 
-from tests.faults.fault import FIT, MOCO, Fault
-from tests.faults.prepare import LAST, finished_run
+from tests.faults.fault import DIGITS, FIT, MOCO, Fault
+from tests.faults.prepare import LAST, file, finished_run
 from tests.support.methods import IMAGE_SIZE
 from tests.support.signalling import signalled
 
@@ -36,6 +36,43 @@ LENGTH = [
     Fault("nothing left to do", "", "nothing is left to do", on=RESUMED, prepare=HERE, code=0),
 ]
 
+LOST_WORKER = '''import multiprocessing
+import time
+
+from pytorch_lightning import Callback
+
+
+class LostWorker(Callback):
+    """Ends the loader's workers as a machine without memory does."""
+
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if trainer.global_step == 2:
+            for worker in multiprocessing.active_children():
+                worker.kill()
+            time.sleep(1)  # by then torch has noticed
+'''
+
+CTRL_C = """from pytorch_lightning import Callback
+
+
+class CtrlC(Callback):
+    def on_train_batch_start(self, trainer, module, batch, batch_idx):
+        if trainer.global_step == 2:
+            raise KeyboardInterrupt
+"""
+
+NO_ROOM = '''from pathlib import Path
+
+from pytorch_lightning import Callback
+
+
+class NoRoom(Callback):
+    """A disk without room for the metrics."""
+
+    def on_train_start(self, trainer, module):
+        (Path(trainer.log_dir) / "metrics.csv").symlink_to("/dev/full")
+'''
+
 NUMBERS = [
     Fault("a learning rate beyond reason", "--model.optim.lr 1e30", "Not finite after", midway=True),
     Fault(
@@ -57,12 +94,40 @@ RANKS = [
         code=75,
         midway=True,
     ),
+    Fault(
+        "Ctrl-C amid training",
+        "",
+        "interrupted",
+        on=f"{DIGITS} --trainer.callbacks+ ctrl_c.CtrlC",
+        prepare=(file("ctrl_c.py", CTRL_C),),
+        code=130,
+        midway=True,
+    ),
+    Fault(
+        "a loader's worker that is killed",
+        "--data.num_workers 1",
+        "A worker of the loader died",
+        on=f"{DIGITS} --trainer.callbacks+ lost_worker.LostWorker",
+        prepare=(file("lost_worker.py", LOST_WORKER),),
+        midway=True,
+    ),
     Fault("several machines, and no launcher", "--trainer.num_nodes 2 --trainer.strategy ddp", "torchrun or srun"),
     Fault("sharded weights in MAE", "--trainer.strategy sharded", "sharded", on=VIT, midway=True),
     Fault(
         "sharded and compiled weights",
         "--trainer.strategy sharded --model.compile true",
         "sharded",
+        midway=True,
+    ),
+]
+
+DISKS = [
+    Fault(
+        "a disk that is full when the metrics are written",
+        "",
+        "A file could not be written (No space left on device)",
+        on=f"{DIGITS} --trainer.callbacks+ no_room.NoRoom",
+        prepare=(file("no_room.py", NO_ROOM),),
         midway=True,
     ),
 ]

@@ -18,7 +18,7 @@ AREAS: dict[str, list[Fault]] = {
     "Another length on resume": runs.LENGTH,
     "Numbers that are not finite": runs.NUMBERS,
     "Signals and ranks": runs.RANKS,
-    "Disks": checkpoints.WRITE,
+    "Disks": checkpoints.WRITE + runs.DISKS,
     "Judging": scripts.JUDGING,
     "Handing over": scripts.HANDING_OVER,
     "Looking": scripts.LOOKING,

@@ -101,7 +101,8 @@ class Recorder(Callback):
             self.read(pl_module)  # only now have all callbacks acted on the batch before
 
     def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, *_: Any) -> None:
-        self.keys.append(outputs["enqueue"].get("negatives"))
+        keys = outputs["enqueue"]["negatives"]
+        self.keys.append(keys if len(keys) else None)
 
     def on_train_end(self, trainer: Any, pl_module: Any) -> None:
         self.read(pl_module)

@@ -151,6 +151,10 @@ def test_what_a_class_of_ones_own_cannot_take(own_module, settings, sentence):
         ({"name": "mobilenet_v3_small", "in_channels": 1}, "takes 3 channels.*timm/mobilenet_v3_small"),
         ({"name": "mobilenet_v3_small", "small_images": True}, "no small-image stem"),
         ({"name": "timm/vit_tiny_patch16_224", "small_images": True, "options": VIT}, "no small-image stem"),
+        ({"name": "timm/resnet26d", "small_images": True}, "no small-image stem"),  # three convolutions in one's place
+        ({"name": "resnet18", "pretrained": True, "small_images": True}, "one of the two.*larger --data.image_size"),
+        ({"name": "timm/resnet18", "pretrained": True, "small_images": True}, "one of the two"),
+        ({"name": "resnet18", "pretrained": True, "in_channels": 1}, "3 channels.*in_channels is 1.*timm/resnet18"),
         ({"name": "squeezenet1_1"}, "no linear classifier"),
         ({"name": "googlenet", "options": {"init_weights": False}}, "aux_logits"),
     ],

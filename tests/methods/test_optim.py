@@ -72,13 +72,19 @@ def test_the_run_says_in_a_line_what_was_built(caplog):
     groups = config.groups(nn.Linear(2, 2)) + config.groups(nn.Linear(2, 2), name="predictor", fixed_lr=True)
     config.build(groups, 512, 100, 10)
     OptimConfig("sgd", schedule="steps", milestones=[12, 16.5]).build(groups, 512, 120, 10)
-    first, second = caplog.messages
+    OptimConfig("sgd", warmup_epochs=2).build(groups, 512, 20, 10)
+    first, cut, second, shorter, _ = caplog.messages
     assert first == (
         "Optimiser SGD: lr 0.05 for 256 images, 0.1 after scaling (linear) to the global batch of 512; weight decay "
         "0.0001 of biases too; warm-up 0 of 100 steps, then cosine to 0 x peak, once an epoch (but for predictor: all "
         "parameters); no further options."
     )
-    assert "warm-up 100 of 120 steps (too few for this schedule), then x 0.1 at epochs 12, 16.5 (but for" in second
+    assert cut == (
+        "The run ends at step 120, before all drops of its learning rate: train for longer, or set "
+        "--model.optim.milestones lower."
+    )
+    assert "at step 20, before its learning rate's peak: train for longer, or set --model.optim.warmup_ep" in shorter
+    assert "warm-up 100 of 120 steps, then x 0.1 at epochs 12, 16.5 (but for" in second
 
 
 @pytest.mark.parametrize(

@@ -1,45 +1,36 @@
 """What --ckpt_path comes to, and what may go on from it."""
 
-import os
 from copy import deepcopy
+from pathlib import Path
 
 import pytest
 import torch
-import yaml
 from jsonargparse import Namespace
 
 from datamodules.errors import UserError
-from scripts.resuming import check_kept, checkpoint_to_use, first_difference, is_finished
+from scripts.resuming import check_kept, checkpoint_to_use, is_finished
+from scripts.same_settings import first_difference
+from tests.support.checkpoints import FLAGS, write
 
-FLAGS = {"model": {"class_path": "SimCLR"}, "data": {"class_path": "Digits"}, "seed_everything": 0}
-
-
-def write(path, age, cut=False, **changed):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    (path.parent.parent / "config.yaml").write_text(yaml.safe_dump(FLAGS | {"trainer": {"max_epochs": age}} | changed))
-    torch.save({"epoch": age}, path)
-    if cut:
-        path.write_bytes(path.read_bytes()[:-50])
-    os.utime(path, (age, age))
-    return str(path)
+RUNS = Path("runs")
 
 
 @pytest.mark.parametrize("given", [None, "s3://bucket/last.ckpt"])
 def test_nothing_and_addresses_pass(given):
-    assert checkpoint_to_use(given, "runs", FLAGS) == given
+    assert checkpoint_to_use(given, RUNS, FLAGS) == given
 
 
 @pytest.mark.parametrize("word", ["best", "last", "hpc"])
 def test_words_of_lightnings_are_refused_since_a_new_folder_has_none(word):
     with pytest.raises(UserError, match=f"--ckpt_path {word}: every run has a folder of its own"):
-        checkpoint_to_use(word, "runs", FLAGS)
+        checkpoint_to_use(word, RUNS, FLAGS)
 
 
 def test_auto_takes_the_newest_of_all_runs_or_starts_anew(tmp_path):
-    assert checkpoint_to_use("auto", str(tmp_path / "none yet"), FLAGS) is None
+    assert checkpoint_to_use("auto", tmp_path / "none yet", FLAGS) is None
     write(tmp_path / "version_0/checkpoints/last.ckpt", 1)
     newest = write(tmp_path / "version_1/checkpoints/last.ckpt", 2)
-    assert checkpoint_to_use("auto", str(tmp_path), FLAGS) == newest
+    assert checkpoint_to_use("auto", tmp_path, FLAGS) == newest
 
 
 def test_one_that_is_cut_short_is_passed_over_with_a_word(tmp_path):
@@ -47,32 +38,32 @@ def test_one_that_is_cut_short_is_passed_over_with_a_word(tmp_path):
     last = write(tmp_path / "version_0/checkpoints/last.ckpt", 2, cut=True)
     for given in ("auto", str(tmp_path), last):
         with pytest.warns(UserWarning, match="last.ckpt was not written to its end"):
-            assert checkpoint_to_use(given, str(tmp_path), FLAGS) == before
+            assert checkpoint_to_use(given, tmp_path, FLAGS) == before
 
 
 def test_what_is_not_there_is_told(tmp_path):
     with pytest.raises(UserError, match="there is no such file"):
-        checkpoint_to_use(str(tmp_path / "no.ckpt"), None, FLAGS)
+        checkpoint_to_use(str(tmp_path / "no.ckpt"), RUNS, FLAGS)
     with pytest.raises(UserError, match="no complete checkpoint below"):
-        checkpoint_to_use(str(tmp_path), None, FLAGS)
+        checkpoint_to_use(str(tmp_path), RUNS, FLAGS)
     alone = write(tmp_path / "half.ckpt", 1, cut=True)
     with pytest.raises(UserError, match="not written to its end: give another"):
-        checkpoint_to_use(alone, None, FLAGS)
+        checkpoint_to_use(alone, RUNS, FLAGS)
 
 
 @pytest.mark.parametrize("changed", [{"model": {"class_path": "DCL"}}, {"seed_everything": 1}, {"data": None}], ids=str)
 def test_auto_never_takes_another_methods_data_or_seed(tmp_path, changed):
     own = write(tmp_path / "version_0/checkpoints/last.ckpt", 1)
     other = write(tmp_path / "version_1/checkpoints/last.ckpt", 2, **changed)
-    assert checkpoint_to_use("auto", str(tmp_path), FLAGS) == own
-    assert checkpoint_to_use(str(tmp_path), None, FLAGS) == other  # a folder that was named
+    assert checkpoint_to_use("auto", tmp_path, FLAGS) == own
+    assert checkpoint_to_use(str(tmp_path), RUNS, FLAGS) == other  # a folder that was named
 
 
 def test_auto_leaves_files_without_a_readable_configuration(tmp_path):
     for place, text in (("a", "model: ["), ("b", "- x"), ("c", "other: 1")):
         write(tmp_path / place / "checkpoints/last.ckpt", 1)
         (tmp_path / place / "config.yaml").write_text(text)
-    assert checkpoint_to_use("auto", str(tmp_path), FLAGS) is None
+    assert checkpoint_to_use("auto", tmp_path, FLAGS) is None
 
 
 FULL = {
@@ -110,7 +101,7 @@ def test_auto_starts_anew_where_something_else_is_trained_and_says_what(tmp_path
     write(tmp_path / "version_0/checkpoints/last.ckpt", 1, **with_value("seed_everything", 7))
     write(tmp_path / "version_1/checkpoints/last.ckpt", 2, **FULL)
     with caplog.at_level("INFO"):
-        assert checkpoint_to_use("auto", str(tmp_path), with_value(place, value)) is None
+        assert checkpoint_to_use("auto", tmp_path, with_value(place, value)) is None
     newest = tmp_path / "version_1"
     assert f"settings below {tmp_path}: the newest, {newest}, has {told}. Starting anew." in caplog.text
 
@@ -127,7 +118,7 @@ def test_auto_starts_anew_where_something_else_is_trained_and_says_what(tmp_path
 )
 def test_auto_goes_on_where_no_setting_of_both_trains_something_else(tmp_path, place, value):
     last = write(tmp_path / "version_0/checkpoints/last.ckpt", 1, **FULL)
-    assert checkpoint_to_use("auto", str(tmp_path), with_value(place, value)) == last
+    assert checkpoint_to_use("auto", tmp_path, with_value(place, value)) == last
 
 
 def test_a_long_value_is_cut_short_in_the_difference():
@@ -140,9 +131,13 @@ def test_a_long_value_is_cut_short_in_the_difference():
 PLAN = {"epochs": 10, "max_steps": -1, "steps_per_epoch": 20, "batch": 8}
 
 
-def at(folder, processed, step, plan=PLAN):
-    loops = {"fit_loop": {"epoch_progress": {"current": {"processed": processed}}}}
-    torch.save({"loops": loops, "global_step": step} | ({"plan": plan} if plan else {}), folder / "last.ckpt")
+def at(folder, processed, step, plan=PLAN, seconds=0):
+    state = {
+        "loops": {"fit_loop": {"epoch_progress": {"current": {"processed": processed}}}},
+        "callbacks": {"Timer": {"time_elapsed": {"train": seconds}}} if seconds else {},
+        "global_step": step,
+    }
+    torch.save(state | ({"plan": plan} if plan else {}), folder / "last.ckpt")
     return str(folder / "last.ckpt")
 
 
@@ -163,6 +158,22 @@ def limits(**given):
 )
 def test_a_finished_run_is_told_by_its_plan(tmp_path, processed, step, given, done):
     assert is_finished(at(tmp_path, processed, step), limits(**given), extend=False) is done
+
+
+@pytest.mark.parametrize(
+    ("max_time", "done"),
+    [("00:00:01:40", True), ("00:00:01:41", False), ({"minutes": 1}, True), (None, False)],
+    ids=str,
+)
+def test_a_run_is_finished_when_its_time_is_up(tmp_path, max_time, done, caplog):
+    path = at(tmp_path, 2, 40, PLAN | {"epochs": -1}, seconds=100)
+    with caplog.at_level("INFO"):
+        assert is_finished(path, limits(max_epochs=None if max_time else -1, max_time=max_time), extend=False) is done
+    assert (f"{path} has trained for --trainer.max_time {max_time}: nothing is left to do." in caplog.text) == done
+
+
+def test_a_clock_that_no_checkpoint_knows_has_not_run(tmp_path):
+    assert not is_finished(at(tmp_path, 2, 40), limits(max_time="00:00:00:01"), extend=False)
 
 
 @pytest.mark.parametrize("given", [{"max_epochs": 20}, {"max_steps": 100}, {"max_epochs": None}], ids=str)

@@ -1,5 +1,6 @@
 """A small run that gets signals at chosen moments, on ranks that are processes as a cluster starts them."""
 
+import errno
 import os
 import shlex
 import signal
@@ -25,6 +26,8 @@ JOB = shlex.split(
     "--trainer.accelerator cpu --trainer.enable_progress_bar false --ckpt_path auto"
 )
 STEPS = 4  # of an epoch; its validation has 2 batches
+DDP = [*JOB, "--data.batch_size", "8", "--trainer.strategy", "ddp"]
+TWO = [*DDP, "--trainer.devices", "2"]
 OF_TIME = ("ModelCheckpoint", "RunReport", "ProgressBar")  # keep clocks and paths
 HOOKS = [
     *("on_fit_start", "on_train_start", "on_train_batch_start", "on_train_batch_end"),
@@ -63,6 +66,13 @@ class SignalAt(Callback):
         if self.to == "twice":
             time.sleep(1.2)
             os.kill(os.getpid(), self.signal)
+
+
+class NoRoom(Callback):
+    """The disk is full when a checkpoint is made."""
+
+    def on_save_checkpoint(self, *_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
 def _hook(name: str) -> Any:

@@ -183,6 +183,7 @@ def test_what_a_method_says_of_itself():
     facts = model_facts(moco, data, run)
     assert (facts.name, facts.queues, facts.peak_lr, facts.lr) == ("MoCo", {"queue": 32}, 0.1, 0.1)
     assert (facts.backbone, facts.small_images, facts.has_batch_norm) == ("convnet", False, True)
+    assert {"queue_size", "teacher_momentum"} <= facts.arguments
     assert facts.teacher_momentum == 0.9 and facts.teacher_left == pytest.approx(0.9**100, rel=1e-6)
     assert (facts.num_global_views, facts.takes_local_views, facts.needs_labels) == (2, False, False)
     assert model_facts(SupCon(**small), data, run).needs_labels

@@ -39,6 +39,7 @@ HEALTHY = Facts(
     ),
     ModelFacts(
         name="MoCo",
+        arguments=frozenset({"queue_size", "teacher_momentum"}),
         num_global_views=2,
         takes_local_views=False,
         backbone="resnet18",
@@ -133,6 +134,21 @@ def test_a_rule_speaks_where_it_should(rule, changes, level, words):
     assert finding is not None and finding.level == level
     assert words in finding.found
     assert finding.advice
+
+
+@pytest.mark.parametrize(
+    ("rule", "changes", "flag", "otherwise"),
+    [
+        (rules_run.queue_longer_than_data, {"queues": {"q": 65_536}}, "--model.queue_size", "the length of its queue"),
+        (rules_run.queue_never_full, {"total_steps": 10}, "--model.queue_size", "the length of its queue"),
+        (rules_run.teacher_stays_behind, {"teacher_left": 0.7}, "--model.teacher_momentum", "momentum of its EMAPair"),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_advice_names_only_flags_that_the_method_has(rule, changes, flag, otherwise):
+    assert flag in rule(changed(**changes)).advice
+    advice = rule(changed(**changes, arguments=frozenset({"m0"}))).advice
+    assert otherwise in advice and "--model." not in advice
 
 
 @pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule.__name__)
