@@ -9,9 +9,17 @@ pytestmark = pytest.mark.process
 
 TRAINING = [p for p in (ROOT / "configs").rglob("*.yaml") if "eval" not in p.parts]  # the others need a checkpoint
 CONFIGS = sorted(p for p in TRAINING if p.name != "defaults.yaml")
+HEAVY = {"adco_multicrop", "barlow_twins", "byol", "detco", "dino_vit", "mae", "vicreg"}  # wide heads, large ViTs
 
 
-@pytest.mark.parametrize("config", CONFIGS, ids=lambda p: str(p.relative_to(ROOT / "configs")))
+@pytest.mark.parametrize(
+    "config",
+    [
+        pytest.param(p, marks=pytest.mark.slow if p.stem in HEAVY and p.parent.name == "imagenet" else ())
+        for p in CONFIGS
+    ],
+    ids=lambda p: str(p.relative_to(ROOT / "configs")),
+)
 def test_takes_a_step(config, synthetic, tmp_path):
     settings = yaml.safe_load(config.read_text())
     data = settings["data"]["class_path"].rpartition(".")[2]

@@ -93,7 +93,9 @@ def _train(
 
 
 @pytest.mark.ddp
-@pytest.mark.parametrize(("method", "optimizer"), [("MoCoV3", "lars"), ("DINOOnViT", "adamw")])
+@pytest.mark.parametrize(
+    ("method", "optimizer"), [pytest.param("MoCoV3", "lars", marks=pytest.mark.slow), ("DINOOnViT", "adamw")]
+)
 def test_sharded_equals_ddp_and_resumes(method, optimizer, tmp_path):
     whole = on_ranks(2, _train, method, optimizer, "ddp", str(tmp_path / "ddp"))
     shared = on_ranks(2, _train, method, optimizer, "sharded", str(tmp_path / "sharded"))

@@ -34,7 +34,7 @@ MINUTE = 60.0
 
 @pytest.mark.ddp
 @pytest.mark.process
-@pytest.mark.parametrize("dead", [0, 1])
+@pytest.mark.parametrize("dead", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_the_others_end_and_name_the_rank_that_died(dead, tmp_path):
     told = [*TWO, *signalled("on_train_batch_start", STEPS + 2, name="SIGKILL", rank=dead)]
     began = time.monotonic()

@@ -142,7 +142,7 @@ def test_a_run_that_has_ended_is_not_stopped(tmp_path):
     [
         ("ddp", "on_train_batch_start", 3),
         ("ddp", "on_validation_batch_start", STEPS),
-        ("sharded", "on_train_batch_start", 3),
+        pytest.param("sharded", "on_train_batch_start", 3, marks=pytest.mark.slow),
     ],
 )
 def test_ranks_stop_at_the_same_step(strategy, hook, step, tmp_path):
