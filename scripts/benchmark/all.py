@@ -24,7 +24,7 @@ FOLDER = Path(__file__).parent.relative_to(ROOT)
 BF16 = "--trainer.precision bf16-mixed"
 SMALL_VIT = "--backbone timm/vit_tiny_patch16_224 --image-size 32 --patch-size 4 --batch-size 64"
 CPU = {  # name of the file -> script and flags
-    "fit": "fit.py --batch-size 64 --block 2 --rounds 15",
+    "fit": "fit.py --batch-size 256 --block 1 --rounds 15",
     "views": "views.py --rounds 7",
     "peers-resnet18": "peers.py --only resnet18 resnet18-bf16 resnet18-both-bf16 --methods SimCLR --batch-size 64 "
     "--images 1280",
