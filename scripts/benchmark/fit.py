@@ -59,7 +59,9 @@ def measure(config: str, batch_size: int, block: int, rounds: int, flags: list[s
             *("--trainer.default_root_dir", folder, "--trainer.max_epochs", "1", "--trainer.limit_val_batches", "0"),
             *flags,
         ]
-        subprocess.run(command, cwd=ROOT, check=True, stdout=subprocess.DEVNULL)
+        ended = subprocess.run(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        if ended.returncode:
+            sys.exit(ended.stderr)
         return json.loads(out.read_text())
 
 
