@@ -14,8 +14,6 @@ import pytest
 import torch
 import yaml
 
-from datamodules import Digits
-from methods.pretrained import load_backbone
 from tests.support.commands import ROOT, cli
 
 pytestmark = pytest.mark.process
@@ -133,29 +131,6 @@ def test_a_checkpoint_is_validated_with_all_watchers(tmp_path):
         shown = next(line for line in text.splitlines() if name in line)
         assert float(re.findall(r"\d+\.\d+", shown)[0]) == pytest.approx(metrics[name], rel=1e-4)
     assert not (tmp_path / "runs/version_1").exists()
-
-
-def test_a_prediction_writes_the_features_of_all_images_in_order(tmp_path):
-    cli("fit", *TINY, folder=tmp_path)
-    run = tmp_path / "runs/version_0"
-    flags = [*TINY, "--data.eval_batch_size", "5", "--ckpt_path", str(run / "checkpoints/last.ckpt")]
-    code, text = cli("predict", *flags, folder=tmp_path)
-    assert code == 0 and "32 images, features of size 32: " in text, text
-    assert "dirpath" not in text and not (tmp_path / "runs/version_1").exists()
-    found = torch.load(run / "features.pt", weights_only=True)
-    pretrained, data = load_backbone(str(run / "checkpoints/last.ckpt")), Digits(max_val_images=32)
-    data.setup("validate")
-    (views,) = data.clean_batches("val", torch.device("cpu"))
-    with torch.no_grad():
-        expected = pretrained.backbone(views.global_views[0])
-    order = views.index.argsort()
-    assert found["index"].tolist() == views.index[order].tolist() and found["class_names"] == data.class_names
-    assert torch.equal(found["label"], views.label[order])
-    torch.testing.assert_close(found["features"], expected[order])
-    two = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
-    code, text = cli("predict", *flags, *two, folder=tmp_path)
-    assert code == 0, text
-    torch.testing.assert_close(torch.load(run / "features.pt", weights_only=True)["features"], found["features"])
 
 
 def test_a_resumed_run_keeps_the_flags_it_is_given(tmp_path):
