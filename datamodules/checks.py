@@ -1,14 +1,11 @@
 """What a data module is checked for: its arguments before its images are looked at, and what its sources give."""
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from datamodules.errors import UserError
-
-if TYPE_CHECKING:  # sources themselves check labels
-    from datamodules.sources import Source
 
 
 def check_arguments(data: Any) -> None:
@@ -52,27 +49,6 @@ def check_labels(labels: Any, title: str) -> None:
         )
 
 
-def check_sources(train: "Source", val: "Source") -> None:
-    """Refuses labels that are not one class an image, and validation that has other classes than training.
-
-    Args:
-        train: all training images.
-        val: all validation images.
-
-    Raises:
-        UserError: labels are of another kind, below -1 or not below the number of classes, or class names differ.
-    """
-    check_labels(train.labels, "training labels")
-    check_labels(val.labels, "validation labels")
-    if train.num_classes is not None and val.class_names not in (None, train.class_names):
-        raise UserError(
-            f"The classes of training are {_listed(train)}, those of validation {_listed(val)}: both sources must have "
-            "the same class_names, those of training."
-        )
-    _check_range(train.labels, train.num_classes, "training labels")
-    _check_range(val.labels, train.num_classes, "validation labels")
-
-
 def check_image(image: Any, name: str, channels: int | None = None, masked: bool = False) -> None:
     """Refuses what is no image of whole intensities, as a cast would make black of intensities in [0, 1].
 
@@ -96,24 +72,6 @@ def check_image(image: Any, name: str, channels: int | None = None, masked: bool
             f"{name} has {found} channel(s), it is {list(image[:found].shape)}, but num_channels of the data module is "
             f"{channels}: set num_channels, default_mean and default_std in its class to what the images have."
         )
-
-
-def _check_range(labels: Tensor, num_classes: int | None, title: str) -> None:
-    if not len(labels):
-        return
-    lowest, highest = int(labels.min()), int(labels.max())
-    if lowest < -1 or (num_classes is not None and highest >= num_classes):
-        known = "" if num_classes is None else f", and 0 to {num_classes - 1} for the {num_classes} classes of training"
-        raise UserError(
-            f"The {title} go from {lowest} to {highest}; allowed is -1 where unknown{known}: number the classes of "
-            "training and validation alike, name all of them in class_names, or give -1 to images of no class."
-        )
-
-
-def _listed(source: "Source") -> str:
-    """The classes in a few words."""
-    names = source.class_names
-    return f"{source.num_classes} numbers" if names is None else ", ".join(names[:5]) + ", ..." * (len(names) > 5)
 
 
 def _kind(value: Any) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from datamodules.checks import check_sources
+from datamodules.checks import check_labels
 from datamodules.errors import UserError
 from datamodules.randomness import uniform
 from datamodules.sources import Source, Subset, hold_out, subset_rows
@@ -74,3 +74,42 @@ def taking_part(data: Any, train: Source, val: Source) -> tuple[Subset, Subset]:
         kept, held = hold_out(train.labels[torch.from_numpy(rows)], data.held_out)
         rows, val, val_rows = rows[kept], train, rows[held]
     return Subset(train, rows), Subset(val, val_rows[subset_rows(len(val_rows), data.max_val_images)])
+
+
+def check_sources(train: Source, val: Source) -> None:
+    """Refuses labels that are not one class an image, and validation that has other classes than training.
+
+    Args:
+        train: all training images.
+        val: all validation images.
+
+    Raises:
+        UserError: labels are of another kind, below -1 or not below the number of classes, or class names differ.
+    """
+    check_labels(train.labels, "training labels")
+    check_labels(val.labels, "validation labels")
+    if train.num_classes is not None and val.class_names not in (None, train.class_names):
+        raise UserError(
+            f"The classes of training are {_listed(train)}, those of validation {_listed(val)}: both sources must have "
+            "the same class_names, those of training."
+        )
+    _check_range(train.labels, train.num_classes, "training labels")
+    _check_range(val.labels, train.num_classes, "validation labels")
+
+
+def _check_range(labels: Tensor, num_classes: int | None, title: str) -> None:
+    if not len(labels):
+        return
+    lowest, highest = int(labels.min()), int(labels.max())
+    if lowest < -1 or (num_classes is not None and highest >= num_classes):
+        known = "" if num_classes is None else f", and 0 to {num_classes - 1} for the {num_classes} classes of training"
+        raise UserError(
+            f"The {title} go from {lowest} to {highest}; allowed is -1 where unknown{known}: number the classes of "
+            "training and validation alike, name all of them in class_names, or give -1 to images of no class."
+        )
+
+
+def _listed(source: Source) -> str:
+    """The classes in a few words."""
+    names = source.class_names
+    return f"{source.num_classes} numbers" if names is None else ", ".join(names[:5]) + ", ..." * (len(names) > 5)
