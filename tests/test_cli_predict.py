@@ -35,7 +35,19 @@ def test_a_prediction_writes_the_features_of_all_images_in_order(tmp_path):
     assert found["index"].tolist() == views.index[order].tolist() and found["class_names"] == data.class_names
     assert torch.equal(found["label"], views.label[order])
     torch.testing.assert_close(found["features"], expected[order])
-    two = ["--trainer.devices", "2", "--trainer.strategy", "ddp"]
-    code, text = cli("predict", *flags, *two, folder=tmp_path)
+
+
+@pytest.mark.slow
+@pytest.mark.ddp
+def test_two_ranks_write_what_one_does(tmp_path):
+    cli("fit", *TINY, folder=tmp_path)
+    features = tmp_path / "runs/version_0/features.pt"
+    flags = ["predict", *TINY, "--data.eval_batch_size", "5", "--ckpt_path", "auto"]
+    code, text = cli(*flags, folder=tmp_path)
     assert code == 0, text
-    torch.testing.assert_close(torch.load(run / "features.pt", weights_only=True)["features"], found["features"])
+    one = torch.load(features, weights_only=True)
+    code, text = cli(*flags, "--trainer.devices", "2", "--trainer.strategy", "ddp", folder=tmp_path)
+    assert code == 0, text
+    two = torch.load(features, weights_only=True)
+    assert two["index"].tolist() == one["index"].tolist() and torch.equal(two["label"], one["label"])
+    torch.testing.assert_close(two["features"], one["features"])

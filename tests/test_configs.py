@@ -3,21 +3,44 @@
 import pytest
 import yaml
 
+from cli import ParallaxCLI
+from scripts.parsing import SUBCOMMANDS, cli_arguments
 from tests.support.commands import ROOT, cli
 
 pytestmark = pytest.mark.process
 
 TRAINING = [p for p in (ROOT / "configs").rglob("*.yaml") if "eval" not in p.parts]  # the others need a checkpoint
 CONFIGS = sorted(p for p in TRAINING if p.name != "defaults.yaml")
-HEAVY = {"adco_multicrop", "barlow_twins", "byol", "detco", "dino_vit", "mae", "vicreg"}  # wide heads, large ViTs
+LARGE = [p for p in CONFIGS if p.parent.name == "imagenet"]  # a step of these takes seconds
+
+
+class MadeError(Exception):
+    """There is a parser, and nothing was parsed yet."""
+
+
+@pytest.fixture(scope="module")
+def parser():
+    """What reads the command line."""
+
+    class OnlyAParser(ParallaxCLI):
+        def parse_arguments(self, parser, args):
+            raise MadeError(parser)
+
+    with pytest.raises(MadeError) as made:
+        OnlyAParser(**cli_arguments(*SUBCOMMANDS))
+    return made.value.args[0]
+
+
+@pytest.mark.parametrize("config", LARGE, ids=lambda p: str(p.relative_to(ROOT / "configs")))
+def test_is_understood(config, parser):
+    settings = yaml.safe_load(config.read_text())
+    understood = parser.parse_args(["fit", "--config", str(config), "--data.path", "."]).fit
+    assert understood.model.class_path.endswith(f".{settings['model']['class_path']}")
 
 
 @pytest.mark.parametrize(
     "config",
-    [
-        pytest.param(p, marks=pytest.mark.slow if p.stem in HEAVY and p.parent.name == "imagenet" else ())
-        for p in CONFIGS
-    ],
+    [pytest.param(p, marks=pytest.mark.slow if p in LARGE else ()) for p in CONFIGS],
     ids=lambda p: str(p.relative_to(ROOT / "configs")),
 )
 def test_takes_a_step(config, synthetic, tmp_path):

@@ -44,10 +44,10 @@ def whole(tmp_path_factory):
     ("hook", "count", "name", "step"),
     [
         ("on_train_batch_start", STEPS + 2, "SIGTERM", STEPS + 2),
-        ("on_train_batch_start", STEPS + 1, "SIGUSR1", STEPS + 1),
+        pytest.param("on_train_batch_start", STEPS + 1, "SIGUSR1", STEPS + 1, marks=pytest.mark.slow),
         ("on_train_batch_start", STEPS, "SIGUSR1", STEPS),  # the last of an epoch: before its validation
         ("on_validation_batch_start", 1, "SIGTERM", STEPS),
-        ("on_validation_batch_end", 2, "SIGTERM", STEPS),
+        pytest.param("on_validation_batch_end", 2, "SIGTERM", STEPS, marks=pytest.mark.slow),
         ("on_validation_end", 1, "SIGTERM", STEPS + 1),  # too late for this epoch: one step on
         ("on_validation_batch_end", 5, "SIGTERM", 3 * STEPS),  # all is trained
     ],
@@ -141,7 +141,7 @@ def test_a_run_that_has_ended_is_not_stopped(tmp_path):
     ("strategy", "hook", "step"),
     [
         ("ddp", "on_train_batch_start", 3),
-        ("ddp", "on_validation_batch_start", STEPS),
+        pytest.param("ddp", "on_validation_batch_start", STEPS, marks=pytest.mark.slow),
         pytest.param("sharded", "on_train_batch_start", 3, marks=pytest.mark.slow),
     ],
 )

@@ -9,7 +9,7 @@ from tests.faults.page import PAGE, page, row, rows
 from tests.faults.prepare import train
 from tests.faults.table import AREAS
 
-COMMON = ("Names on the command line", "Checkpoints to go on from")  # the others are for `make test-faults`
+COMMON = ("Names on the command line",)  # the others are for `make test-faults`
 CASES = [
     pytest.param(area, fault, id=f"{area}: {fault.wrong}", marks=() if area in COMMON else pytest.mark.slow)
     for area, faults in AREAS.items()
