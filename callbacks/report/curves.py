@@ -15,6 +15,8 @@ _TITLES = {
     "reconstruction/val_mse": "Error of held-out reconstructions, on what was hidden",
     "representation/feature_std": "Standard deviation of the features",
     "representation/effective_rank": "Effective rank: directions in use",
+    "representation/projection_std": "Standard deviation of the projections",
+    "representation/projection_directions": "Directions of the projections in use",
     "representation/alignment": "Alignment: distance of two views",
     "representation/uniformity": "Uniformity: lower is more spread out",
 }
