@@ -8,6 +8,7 @@ from pathlib import Path
 from urllib.parse import quote
 
 import callbacks.report
+from callbacks.disk import whole
 from callbacks.report.charts import Line, legend, line_chart
 from callbacks.report.environment import without_paths
 from callbacks.report.page import POLICY
@@ -47,9 +48,8 @@ def check_out(out: Path) -> None:
 
 def write_page(runs: Sequence[Run], out: Path) -> None:
     """Writes the page, whole or not at all."""
-    part = out.with_name(f".{out.name}.part")
-    part.write_text(build_page(runs, out.resolve().parent), encoding="utf-8")
-    os.replace(part, out)
+    with whole(out) as part:
+        part.write_text(build_page(runs, out.resolve().parent), encoding="utf-8")
 
 
 def build_page(runs: Sequence[Run], folder: Path) -> str:
