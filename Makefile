@@ -26,7 +26,7 @@ WORKERS := --numprocesses auto --maxprocesses 4 --dist worksteal
 test: $(READY)  ## All tests but the slow ones, under 10 minutes on two cores
 	$(BIN)/python -m pytest $(WORKERS) -m "not slow"
 
-test-fast: $(READY)  ## Neither slow tests nor several processes, under 2 minutes
+test-fast: $(READY)  ## Neither slow tests nor several processes, under 4 minutes
 	$(BIN)/python -m pytest $(WORKERS) -m "not slow and not ddp and not process"
 
 test-slow: $(READY)  ## The slow tests alone
